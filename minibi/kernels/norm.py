@@ -1,0 +1,52 @@
+"""Layer normalization of rows (Ba, Kiros & Hinton 2016): (x - mean) / sqrt(var + eps) * gamma + beta."""
+
+from __future__ import annotations
+
+from numba import types
+from numba.extending import intrinsic
+
+from . import simd
+from .cache import kernel
+from .matmul import ADDRESS
+from .simd import LANES, Loop, f32, i64
+
+
+@intrinsic
+def norm_row(typing_context, x, n, gamma, beta, eps):
+    """x[:n] normalized in place; n need not be a multiple of 16, the row must be followed by readable floats to it."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x, n, gamma, beta, eps = args
+        zero = simd.constant(e, 0.0)
+        count = e.sitofp(n, f32)
+        with Loop(e, n, [zero], step=LANES) as loop:
+            here = simd.load(e, e.add(x, e.mul(loop.index, i64(4))))
+            loop.next(loop.carried[0] + simd.keep_first(e, here, e.sub(n, loop.index), 0.0))
+        mean = simd.splat(e, e.fdiv(simd.sum_lanes(e, loop.results[0]), count))
+        with Loop(e, n, [zero], step=LANES) as loop:
+            d = simd.load(e, e.add(x, e.mul(loop.index, i64(4)))) - mean
+            d = simd.keep_first(e, d, e.sub(n, loop.index), 0.0)
+            loop.next(d.fma(d, loop.carried[0]))
+        variance = e.fdiv(simd.sum_lanes(e, loop.results[0]), count)
+        scale = simd.splat(e, e.fdiv(ir_one, simd.sqrt(e, e.fadd(variance, eps))))
+        with Loop(e, n, step=LANES) as loop:
+            at = e.mul(loop.index, i64(4))
+            here = e.add(x, at)
+            y = (simd.load(e, here) - mean) * scale
+            y = y.fma(simd.load(e, e.add(gamma, at)), simd.load(e, e.add(beta, at)))
+            simd.store(e, y, here)
+            loop.next()
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, ADDRESS, ADDRESS, ADDRESS, types.float32), generate
+
+
+ir_one = f32(1.0)
+
+
+@kernel
+def layer_norm(x, channels, gamma, beta, eps):
+    """Each row of x [T, P] normalized in place over its first `channels`; P, gamma and beta are multiples of 16."""
+    for t in range(x.shape[0]):
+        norm_row(x.ctypes.data + 4 * t * x.shape[1], channels, gamma.ctypes.data, beta.ctypes.data, eps)

@@ -1,0 +1,276 @@
+"""SIMD from Python: sixteen float lanes as one value, written straight into LLVM's intermediate representation.
+
+A processor with AVX-512 holds sixteen float32 numbers in one register and multiplies and adds all of them in one
+instruction. Numba's own loops reach half of that at best, so the inner loops of this room are written in LLVM vector
+IR through `@intrinsic`: a Python function that runs at compile time and emits instructions. The vector is always
+`<16 x float>`; where registers are narrower (AVX2: 8, NEON and SSE: 4) LLVM splits it into two or four of them. The
+lanes, and so the order of every sum, stay the same sixteen on every processor.
+
+A kernel reads as arithmetic because `Lanes` overloads it:
+
+    x = load(b, address)                 # sixteen floats from memory
+    y = x.fma(scale, shift)              # x * scale + shift, rounded once
+    store(b, y.max(0.0), address)
+
+`b` is llvmlite's IRBuilder, the cursor that emits instructions one after another. Addresses are 64-bit integers.
+
+What keeps results the same bit for bit: no fast-math flags (LLVM may not reorder), explicit fma, sums over lanes by one
+fixed tree, and our own exp2 and normal distribution instead of a library's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+from numba.core.registry import cpu_target
+
+LANES = 16
+f32, i8, i32, i64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+floats = ir.VectorType(f32, LANES)
+ints = ir.VectorType(i32, LANES)
+
+# Processors that Numba may be told to compile for by name (NUMBA_CPU_NAME) and that have 32 registers of 512 bits.
+_WIDE = ("avx512", "x86-64-v4", "icelake", "cascadelake", "cooperlake", "sapphirerapids", "znver4", "znver5")
+
+
+def has_wide_registers() -> bool:
+    """True if the *target* Numba compiles for (not merely the machine at hand) has AVX-512."""
+    _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    return "+avx512f" in features or any(name in cpu for name in _WIDE)
+
+
+class Lanes:
+    """Sixteen float32 values while code is being generated. Plain numbers are spread over all lanes."""
+
+    def __init__(self, b: ir.IRBuilder, value: Any):
+        self.b, self.value = b, value
+
+    def _other(self, x: Lanes | float) -> Any:
+        return x.value if isinstance(x, Lanes) else ir.Constant(floats, [float(x)] * LANES)
+
+    def __add__(self, x: Lanes | float) -> Lanes:
+        return Lanes(self.b, self.b.fadd(self.value, self._other(x)))
+
+    def __sub__(self, x: Lanes | float) -> Lanes:
+        return Lanes(self.b, self.b.fsub(self.value, self._other(x)))
+
+    def __mul__(self, x: Lanes | float) -> Lanes:
+        return Lanes(self.b, self.b.fmul(self.value, self._other(x)))
+
+    def fma(self, factor: Lanes | float, addend: Lanes | float) -> Lanes:
+        """self * factor + addend, rounded once."""
+        args = [self.value, self._other(factor), self._other(addend)]
+        return Lanes(self.b, _call(self.b, "llvm.fma.v16f32", floats, args))
+
+    def max(self, x: Lanes | float) -> Lanes:
+        """The larger in each lane; `x` where self is NaN (one instruction on every processor)."""
+        return self._choose(">", self._other(x))
+
+    def min(self, x: Lanes | float) -> Lanes:
+        """The smaller in each lane; `x` where self is NaN."""
+        return self._choose("<", self._other(x))
+
+    def _choose(self, relation: str, other: Any) -> Lanes:
+        mine = self.b.fcmp_ordered(relation, self.value, other)
+        return Lanes(self.b, self.b.select(mine, self.value, other))
+
+    def bits(self) -> Any:
+        """The same bits as sixteen int32."""
+        return self.b.bitcast(self.value, ints)
+
+
+def _call(b: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[Any]) -> Any:
+    signature = ir.FunctionType(result, [a.type for a in args])
+    return b.call(cgutils.get_or_insert_function(b.module, signature, name), args)
+
+
+def _pointer(b: ir.IRBuilder, address: Any, offset: int, to: ir.Type) -> Any:
+    return b.inttoptr(b.add(address, i64(offset)) if offset else address, ir.PointerType(to))
+
+
+def load(b: ir.IRBuilder, address: Any, offset: int = 0) -> Lanes:
+    """Sixteen floats from `address + offset` bytes, aligned or not."""
+    return Lanes(b, b.load(_pointer(b, address, offset, floats), align=4))
+
+
+def store(b: ir.IRBuilder, x: Lanes, address: Any, offset: int = 0) -> None:
+    b.store(x.value, _pointer(b, address, offset, floats), align=4)
+
+
+def splat(b: ir.IRBuilder, x: Any) -> Lanes:
+    """One scalar float in all lanes."""
+    return Lanes(b, _spread(b, x, floats))
+
+
+def _spread(b: ir.IRBuilder, x: Any, vector: ir.VectorType) -> Any:
+    first = b.insert_element(ir.Constant(vector, ir.Undefined), x, i32(0))
+    return b.shuffle_vector(first, ir.Constant(vector, ir.Undefined), ir.Constant(ints, [0] * LANES))
+
+
+def broadcast(b: ir.IRBuilder, address: Any, offset: int = 0) -> Lanes:
+    """One float from memory in all lanes."""
+    return splat(b, b.load(_pointer(b, address, offset, f32), align=4))
+
+
+def constant(b: ir.IRBuilder, x: float) -> Lanes:
+    return Lanes(b, ir.Constant(floats, [float(x)] * LANES))
+
+
+def store_scalar(b: ir.IRBuilder, x: Any, address: Any) -> None:
+    b.store(x, _pointer(b, address, 0, f32), align=4)
+
+
+def keep_first(b: ir.IRBuilder, x: Lanes, count: Any, otherwise: float) -> Lanes:
+    """`x` in the first `count` lanes (an int64 value), `otherwise` in the rest."""
+    count = _spread(b, b.trunc(count, i32), ints)
+    mask = b.icmp_signed("<", ir.Constant(ints, list(range(LANES))), count)
+    return Lanes(b, b.select(mask, x.value, ir.Constant(floats, [otherwise] * LANES)))
+
+
+def _fold(b: ir.IRBuilder, x: Lanes, combine: Any) -> Any:
+    """Lane 0 of a fixed tree: 16 lanes -> 8 -> 4 -> 2 -> 1, lane i with lane i + half."""
+    value, half = x.value, LANES // 2
+    while half:
+        order = ir.Constant(ints, [(i + half) % LANES for i in range(LANES)])
+        value = combine(Lanes(b, value), Lanes(b, b.shuffle_vector(value, value, order))).value
+        half //= 2
+    return b.extract_element(value, i32(0))
+
+
+def sum_lanes(b: ir.IRBuilder, x: Lanes) -> Any:
+    """The sum of the lanes as a scalar, always by the same tree."""
+    return _fold(b, x, lambda p, q: p + q)
+
+
+def max_lanes(b: ir.IRBuilder, x: Lanes) -> Any:
+    return _fold(b, x, lambda p, q: p.max(q))
+
+
+def sqrt(b: ir.IRBuilder, x: Any) -> Any:
+    """Square root of a scalar float, correctly rounded."""
+    return _call(b, "llvm.sqrt.f32", f32, [x])
+
+
+class Loop:
+    """`for index in range(0, count, step)` in generated code, carrying vectors from one turn to the next.
+
+        with Loop(b, n, [constant(b, 0.0)], step=16) as loop:
+            (total,) = loop.carried
+            loop.next(total + load(b, b.add(x, b.mul(loop.index, i64(4)))))
+        (total,) = loop.results
+
+    A loop with count <= 0 runs no turn and yields the initial values.
+    """
+
+    def __init__(self, b: ir.IRBuilder, count: Any, carried: Sequence[Lanes] = (), step: int = 1):
+        self.b, self.count, self.step, self.initial = b, count, step, list(carried)
+        self._after: list[Any] = []
+
+    def __enter__(self) -> Loop:
+        b = self.b
+        self._before = b.block
+        self._body, self._end = b.append_basic_block("turn"), b.append_basic_block("done")
+        b.cbranch(b.icmp_signed(">", self.count, i64(0)), self._body, self._end)
+        b.position_at_end(self._body)
+        self.index = b.phi(i64)
+        self.index.add_incoming(i64(0), self._before)
+        self._phis = [b.phi(x.value.type) for x in self.initial]
+        for phi, x in zip(self._phis, self.initial, strict=True):
+            phi.add_incoming(x.value, self._before)
+        self.carried = [Lanes(b, phi) for phi in self._phis]
+        return self
+
+    def next(self, *values: Lanes) -> None:
+        """What the next turn finds in `carried`, and the caller in `results` after the last."""
+        self._after = [x.value for x in values]
+
+    def __exit__(self, *_: object) -> None:
+        b, last = self.b, self.b.block
+        following = b.add(self.index, i64(self.step))
+        self.index.add_incoming(following, last)
+        for phi, value in zip(self._phis, self._after, strict=True):
+            phi.add_incoming(value, last)
+        b.cbranch(b.icmp_signed("<", following, self.count), self._body, self._end)
+        b.position_at_end(self._end)
+        self.results = []
+        for x, value in zip(self.initial, self._after, strict=True):
+            phi = b.phi(value.type)
+            phi.add_incoming(x.value, self._before)
+            phi.add_incoming(value, last)
+            self.results.append(Lanes(b, phi))
+
+
+def polynomial(x: Lanes, coefficients: Sequence[float]) -> Lanes:
+    """Horner's rule; coefficients from the constant term upward."""
+    *rest, highest = coefficients
+    result = constant(x.b, highest)
+    for c in reversed(rest):
+        result = result.fma(x, c)
+    return result
+
+
+def reciprocal(x: Lanes) -> Lanes:
+    """1 / x for x in [1e-30, 1e30], within 2 units in the last place.
+
+    Three Newton steps r <- r (2 - x r) from a first guess that subtracts x's bits (so: negates its exponent) from a
+    magic number. Same bits on every processor, and four times quicker than a vector division.
+    """
+    b = x.b
+    guess = b.sub(ir.Constant(ints, [0x7EF311C7] * LANES), x.bits())
+    r = Lanes(b, b.bitcast(guess, floats))
+    minus = x * -1.0
+    for _ in range(3):
+        r = r * minus.fma(r, 2.0)
+    return r
+
+
+# 2^r on [-1/2, 1/2], Chebyshev interpolation of degree 6, relative error 2.6e-9
+_EXP2 = (1.0, 0.693147207, 0.240226509, 0.0555032723, 0.00961805668, 0.00134004282, 0.000154614447)
+_ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves an integer in the low bits of the sum
+
+
+def exp2(x: Lanes) -> Lanes:
+    """2^x for x <= 127; below -125 the result is 2^-125. Relative error below 1.5e-7.
+
+    x = n + r with n the nearest integer: a polynomial for 2^r, and n added to the exponent bits of the result.
+    """
+    b = x.b
+    x = x.max(-125.0)
+    shifted = x + _ROUND
+    r = x - (shifted - _ROUND)
+    n = b.shl(b.sub(shifted.bits(), constant(b, _ROUND).bits()), ir.Constant(ints, [23] * LANES))
+    return Lanes(b, b.bitcast(b.add(polynomial(r, _EXP2).bits(), n), floats))
+
+
+# Phi(-a) = p(a)^-8 / 2 for a >= 0, p fitted by least squares on Chebyshev nodes of [0, 6]; a Phi(-a) within 8e-9
+_TAIL = (
+    0.999999873, 0.099738033, 0.0447463678, 0.00872504169, 0.000764201283,
+    0.000310777499, -1.033811e-05, 1.7068486e-05, -2.72180568e-06, 3.88868799e-07,
+)  # fmt: skip
+
+
+def gelu(x: Lanes) -> Lanes:
+    """x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016); absolute error below 3e-7.
+
+    Written as max(x, 0) - |x| Phi(-|x|): the second term is small and fades out, so large |x| carry no error at all.
+    (Through erf, every large negative x would keep an error of the same sign, which a sum over channels adds up.)
+    """
+    a = x.max(x * -1.0)
+    p = reciprocal(polynomial(a.min(10.0), _TAIL))
+    p2 = p * p
+    p4 = p2 * p2
+    return x.max(0.0) - a * 0.5 * (p4 * p4)
+
+
+def gelu_tanh(x: Lanes) -> Lanes:
+    """GELU by its tanh approximation: x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)."""
+    cubic = (x * x).fma(0.044715, 1.0)
+    u = (x * cubic * (-2 * 0.7978845608028654 * 1.4426950408889634)).min(80.0)  # -2u log2(e)
+    return x * reciprocal(exp2(u) + 1.0)
+
+
+def relu(x: Lanes) -> Lanes:
+    return x.max(0.0)

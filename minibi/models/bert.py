@@ -1,0 +1,203 @@
+"""BERT (Devlin et al. 2019): the encoder behind MiniLM, BGE, E5 and GTE, written once against the verbs of `minibi.nn`.
+
+params = read_params(tensors, config, ops)       # ops: minibi.nn.plain or minibi.nn.fused
+h = forward(ops, params, config, batch)          # [T, C]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, ModelError
+from ..shapes import Floats
+from ..text.batches import Batch
+from .locate import read_json
+
+_ACTIVATION_VERB = {
+    "gelu": "linear_gelu",
+    "gelu_python": "linear_gelu",
+    "gelu_new": "linear_gelu_tanh",
+    "gelu_fast": "linear_gelu_tanh",
+    "gelu_pytorch_tanh": "linear_gelu_tanh",
+    "relu": "linear_relu",
+}
+
+
+@dataclass(frozen=True)
+class BertConfig:
+    """The sizes of a BERT; letters as in minibi.shapes."""
+
+    layers: int  # L
+    channels: int  # C
+    heads: int  # H
+    feed_forward: int  # F
+    vocabulary: int  # V
+    positions: int
+    types: int
+    eps: float
+    activation: str
+    labels: int = 0  # classifier outputs; 0 without a classifier
+
+    @classmethod
+    def read(cls, folder: Path) -> BertConfig:
+        """From config.json. Raises ModelError for another architecture or a value that makes no sense."""
+        raw = read_json(folder / "config.json")
+        kind = raw.get("model_type")
+        if kind != "bert":
+            raise ModelError(f"{folder}: model_type {kind!r} is not supported: minibi reads models of type 'bert'")
+        if raw.get("position_embedding_type", "absolute") != "absolute":
+            raise ModelError(f"{folder}: only absolute position embeddings are supported")
+        if raw.get("hidden_act") not in _ACTIVATION_VERB:
+            raise ModelError(f"{folder}: hidden_act {raw.get('hidden_act')!r} is not one of {sorted(_ACTIVATION_VERB)}")
+        classifies = any(str(a).endswith("ForSequenceClassification") for a in raw.get("architectures") or [])
+        try:
+            config = cls(
+                layers=raw["num_hidden_layers"],
+                channels=raw["hidden_size"],
+                heads=raw["num_attention_heads"],
+                feed_forward=raw["intermediate_size"],
+                vocabulary=raw["vocab_size"],
+                positions=raw["max_position_embeddings"],
+                types=raw.get("type_vocab_size", 2),
+                eps=float(raw.get("layer_norm_eps", 1e-12)),
+                activation=raw["hidden_act"],
+                labels=len(raw.get("id2label") or {0: 0, 1: 1}) if classifies else 0,
+            )
+        except KeyError as e:
+            raise ModelError(f"{folder / 'config.json'} lacks {e}") from None
+        sizes = (config.channels, config.heads, config.feed_forward, config.vocabulary, config.positions, config.types)
+        if any(not isinstance(n, int) or n < 1 for n in sizes) or config.channels % config.heads:
+            raise ModelError(f"{folder / 'config.json'}: the sizes do not fit together: {config}")
+        return config
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block, matrices and vectors in the interpreter's own layout; shapes as (inputs, outputs)."""
+
+    qkv_w: Any  # (C, 3C)
+    qkv_b: Any
+    out_w: Any  # (C, C)
+    out_b: Any
+    norm1_g: Any
+    norm1_b: Any
+    up_w: Any  # (C, F)
+    up_b: Any
+    down_w: Any  # (F, C)
+    down_b: Any
+    norm2_g: Any
+    norm2_b: Any
+
+
+@dataclass(frozen=True)
+class Params:
+    """All arrays of a BERT. The tables stay as they lie on disk (float16 or float32, memory-mapped)."""
+
+    word: NDArray  # [V, C]
+    position: Floats  # [positions, C]
+    token_type: Floats  # [types, C]
+    norm_g: Any
+    norm_b: Any
+    layers: list[Layer]
+
+
+@dataclass
+class Study:
+    """Every intermediate of one forward pass, for lessons and debugging."""
+
+    states: list[Floats] = field(default_factory=list)  # L + 1 arrays [T, C]: the embedding, then each layer's output
+    attention: list[list[Floats]] = field(default_factory=list)  # per layer, per text: [H, S, S]
+
+
+def canonical(tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Stored names without the optional `bert.` prefix, and old LayerNorm names as new ones."""
+    out = {}
+    for name, tensor in tensors.items():
+        name = name.removeprefix("bert.")
+        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        out[name] = tensor
+    return out
+
+
+def getter(tensors: Mapping[str, NDArray], where: object) -> Callable[..., NDArray]:
+    """get(name, *shape): the tensor of that name, its shape checked and its numbers finite. Raises ModelError."""
+
+    def get(name: str, *shape: int) -> NDArray:
+        if name not in tensors:
+            raise ModelError(f"{where}: the weights lack {name!r}")
+        tensor = tensors[name]
+        if tensor.shape != shape:
+            raise ModelError(f"{where}: {name} has shape {list(tensor.shape)}, the config says {list(shape)}")
+        if not np.isfinite(tensor).all():
+            raise ModelError(f"{where}: {name} holds NaN or infinity")
+        return tensor
+
+    return get
+
+
+def read_params(tensors: Mapping[str, NDArray], config: BertConfig, ops: Any, where: object = "model") -> Params:
+    """Arrays of a BERT from tensors under their canonical names. Raises ModelError for a missing or misshapen one."""
+    get = getter(tensors, where)
+    c, f = config.channels, config.feed_forward
+
+    def joined(prefix: str, part: str, *shape: int) -> NDArray:
+        return np.concatenate([get(f"{prefix}attention.self.{n}.{part}", *shape) for n in ("query", "key", "value")])
+
+    def vector(name: str, size: int = c) -> Any:
+        return ops.vector(get(name, size))
+
+    def layer(i: int) -> Layer:
+        p = f"encoder.layer.{i}."
+        return Layer(
+            qkv_w=ops.matrix(joined(p, "weight", c, c)),
+            qkv_b=ops.vector(joined(p, "bias", c)),
+            out_w=ops.matrix(get(p + "attention.output.dense.weight", c, c)),
+            out_b=vector(p + "attention.output.dense.bias"),
+            norm1_g=vector(p + "attention.output.LayerNorm.weight"),
+            norm1_b=vector(p + "attention.output.LayerNorm.bias"),
+            up_w=ops.matrix(get(p + "intermediate.dense.weight", f, c)),
+            up_b=vector(p + "intermediate.dense.bias", f),
+            down_w=ops.matrix(get(p + "output.dense.weight", c, f)),
+            down_b=vector(p + "output.dense.bias"),
+            norm2_g=vector(p + "output.LayerNorm.weight"),
+            norm2_b=vector(p + "output.LayerNorm.bias"),
+        )
+
+    return Params(
+        word=get("embeddings.word_embeddings.weight", config.vocabulary, c),
+        position=get("embeddings.position_embeddings.weight", config.positions, c).astype(np.float32),
+        token_type=get("embeddings.token_type_embeddings.weight", config.types, c).astype(np.float32),
+        norm_g=vector("embeddings.LayerNorm.weight"),
+        norm_b=vector("embeddings.LayerNorm.bias"),
+        layers=[layer(i) for i in range(config.layers)],
+    )
+
+
+def forward(ops: Any, p: Params, config: BertConfig, batch: Batch, study: Study | None = None) -> Floats:
+    """Token states after the last layer, [T, C]. With a `study`, every layer's states and attention are kept in it."""
+    if len(batch.ids) == 0:
+        return np.empty((0, config.channels), np.float32)
+    if batch.lengths.max() > config.positions:
+        raise InputError(f"a text of {batch.lengths.max()} tokens exceeds the model's {config.positions} positions")
+    up = getattr(ops, _ACTIVATION_VERB[config.activation])
+    norm = (p.norm_g, p.norm_b, config.eps)
+    h = ops.embed(batch.ids, batch.types, batch.positions(), p.word, p.position, p.token_type, *norm)  # (T,) -> (T, C)
+    for layer in p.layers:
+        if study is not None:
+            study.states.append(h)
+        q, k, v = ops.qkv(h, layer.qkv_w, layer.qkv_b, config.heads)  # (T, C) -> 3 x (T, H, D)
+        if study is not None:
+            study.attention.append(ops.attention_weights(q, k, batch.starts))
+        a = ops.attend(q, k, v, batch.starts)  # -> (T, C)
+        h = ops.linear_add_norm(a, h, layer.out_w, layer.out_b, layer.norm1_g, layer.norm1_b, config.eps)
+        u = up(h, layer.up_w, layer.up_b)  # (T, C) -> (T, F)
+        h = ops.linear_add_norm(u, h, layer.down_w, layer.down_b, layer.norm2_g, layer.norm2_b, config.eps)
+    if study is not None:
+        study.states.append(h)
+    return h

@@ -1,0 +1,250 @@
+"""BiEncoder: text in, vectors out, with the names sentence-transformers taught everybody.
+
+Compiled kernels give a text the same vector bit for bit, alone or in any batch, in any order, on any number of threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import InputError, ModelError
+from ..shapes import Floats, as_vectors, unit_rows
+from ..store.tensors import read_weights, weight_files
+from ..text.batches import Batch, pack
+from ..text.tokenizer import Tokenizer, Tokens, Truncation
+from . import bert
+from .locate import locate, read_json
+from .modules import read_modules
+from .prompts import DOCUMENT_NAMES, QUERY_NAMES, choose, first_of, read_prompts
+from .running import TOKEN_BUDGET, as_texts, interpreter, run_batches
+
+
+@dataclass
+class Insight(bert.Study):
+    """All that happens to one text: tokens, each layer's states [T, C] and attention [H, T, T], the final vector."""
+
+    tokens: list[str] = field(default_factory=list)
+    vector: Floats = field(default_factory=lambda: np.empty(0, np.float32))
+
+
+class BiEncoder:
+    """A model that turns texts into vectors.
+
+    name: a bundled model, a folder in sentence-transformers' layout, or a hub name. max_seq_length: tokens read per
+    text (default: the model's own limit). prompts, default_prompt_name: instead of the model's. truncate_dim: keep only
+    this many leading dimensions. threads: at most this many at once (default: what the container allows).
+    Raises ModelError if the folder is missing, incomplete, or holds something this version cannot run faithfully.
+    """
+
+    def __init__(
+        self,
+        name: str | Path = "all-MiniLM-L6-v2",
+        *,
+        max_seq_length: int | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        truncate_dim: int | None = None,
+        threads: int | None = None,
+    ):
+        self.folder = locate(name)
+        self.name = self.folder.name if Path(name).is_dir() else str(name)
+        self.threads = threads
+        self._ops = interpreter()
+        self.modules = read_modules(self.folder, lambda f: bert.BertConfig.read(f).channels, self._ops)
+        self.config = bert.BertConfig.read(self.modules.transformer)
+        tensors = bert.canonical(read_weights(self.modules.transformer))
+        self._params = bert.read_params(tensors, self.config, self._ops, self.folder)
+        self.tokenizer = Tokenizer(self.modules.transformer, max_seq_length)
+        limit = min(self.tokenizer.max_length or self.config.positions, self.config.positions)
+        if max_seq_length is not None and max_seq_length > limit:
+            raise ModelError(f"max_seq_length {max_seq_length} exceeds the model's {self.config.positions} positions")
+        self.tokenizer.max_length = limit
+        if max(self.tokenizer.vocabulary.values()) >= self.config.vocabulary:
+            raise ModelError(f"{self.folder}: the tokenizer has more tokens than the model ({self.config.vocabulary})")
+        raw = read_json(self.folder / "config_sentence_transformers.json", {})
+        self.prompts = dict(prompts) if prompts is not None else read_prompts(raw, name)
+        self.default_prompt_name = default_prompt_name or raw.get("default_prompt_name")
+        self.similarity_fn_name = raw.get("similarity_fn_name") or "cosine"
+        self.truncate_dim = truncate_dim
+        self._check_width(truncate_dim)
+
+    def __repr__(self) -> str:
+        return f"BiEncoder({self.name!r}, dim={self.dim}, max_seq_length={self.max_seq_length})"
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens read per text, special ones included."""
+        return self.tokenizer.max_length or self.config.positions
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return self.truncate_dim or self.modules.dim
+
+    def get_sentence_embedding_dimension(self) -> int:
+        return self.dim
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that decides a text's vector: weights, tokenizer, modules, length limit, prompts.
+
+        Two indexes may be compared only if their fingerprints agree.
+        """
+        digest = hashlib.sha256()
+        steps = [*self.folder.glob("*/config.json"), *self.folder.glob("*/*.safetensors"), self.folder / "modules.json"]
+        files = [*weight_files(self.modules.transformer), self.modules.transformer / "tokenizer.json", *steps]
+        for file in sorted({f for f in files if f.is_file()}):
+            digest.update(file.relative_to(self.folder).as_posix().encode())
+            with file.open("rb") as f:
+                digest.update(hashlib.file_digest(f, "sha256").digest())
+        settings = [self.max_seq_length, self.truncate_dim, sorted(self.prompts.items()), self.default_prompt_name]
+        digest.update(json.dumps(settings).encode())
+        return digest.hexdigest()
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+        output_value: Literal["sentence_embedding", "token_embeddings"] = "sentence_embedding",
+        normalize_embeddings: bool = False,
+        *,
+        truncate_dim: int | None = None,
+        truncation: Truncation = "warn",
+        token_budget: int = TOKEN_BUDGET,
+        threads: int | None = None,
+    ) -> Any:
+        """Vectors float32 [N, dim] of N texts; of a single string, [dim].
+
+        prompt, prompt_name: what to put before each text. truncation: a text beyond `max_seq_length` is cut with a
+        warning ("warn") or silently ("silent"), refused ("raise"), or read in pieces whose vectors are averaged
+        ("chunk"). batch_size, token_budget: at most so many texts and tokens per batch; they affect speed and
+        memory alone. output_value="token_embeddings": the last layer's states instead, a list of [T, C].
+        Raises InputError for anything that is not text.
+        """
+        single = isinstance(texts, str)
+        prefix = choose(self.prompts, self.default_prompt_name, prompt_name, prompt)
+        wanted = [prefix + text for text in as_texts(texts)]
+        want_states = output_value == "token_embeddings"
+        if not want_states and output_value != "sentence_embedding":
+            raise InputError(f"output_value is 'sentence_embedding' or 'token_embeddings', not {output_value!r}")
+        width = truncate_dim or self.truncate_dim
+        self._check_width(width)
+        pieces, counts = self._pieces(wanted, truncation)
+        skip = self._prompt_tokens(prefix)
+
+        def work(batch: Batch) -> Sequence[Floats]:
+            h = bert.forward(self._ops, self._params, self.config, batch)
+            return np.split(h, batch.starts[1:-1]) if want_states else self._vectors(h, batch, skip)
+
+        results = run_batches(
+            pieces,
+            work,
+            batch_size=batch_size,
+            token_budget=token_budget,
+            threads=threads or self.threads,
+            show_progress_bar=show_progress_bar,
+        )
+        if want_states:
+            bounds = np.cumsum([0, *counts])
+            states = [np.concatenate(results[a:b]) for a, b in pairwise(bounds)]
+            return states[0] if single else states
+        vectors = np.array(results, np.float32).reshape(len(results), self.modules.dim)
+        if len(pieces) > len(wanted):
+            vectors = _join(vectors, counts, [len(p) for p in pieces])
+        if width is not None:
+            vectors = np.ascontiguousarray(vectors[:, :width])
+        if normalize_embeddings:
+            vectors = unit_rows(vectors)
+        return vectors[0] if single else vectors
+
+    def encode_query(self, texts: str | Sequence[str], **options: Any) -> Any:
+        """`encode` with the model's prompt for queries, if it has one."""
+        options.setdefault("prompt_name", first_of(self.prompts, QUERY_NAMES))
+        return self.encode(texts, **options)
+
+    def encode_document(self, texts: str | Sequence[str], **options: Any) -> Any:
+        """`encode` with the model's prompt for documents, if it has one."""
+        options.setdefault("prompt_name", first_of(self.prompts, DOCUMENT_NAMES))
+        return self.encode(texts, **options)
+
+    def study(self, text: str) -> Insight:
+        """One text (as it stands, without prompt) through the model with every intermediate kept."""
+        (ids,) = self.tokenizer.encode(as_texts(text))
+        insight = Insight(tokens=self.tokenizer.tokens(ids))
+        batch = pack([ids])
+        h = bert.forward(self._ops, self._params, self.config, batch, insight)
+        insight.vector = self._vectors(h, batch, 0)[0][: self.dim]
+        return insight
+
+    def similarity(self, a: ArrayLike, b: ArrayLike) -> Floats:
+        """Similarities [A, B] of vectors [A, dim] and [B, dim], by the function the model was trained for.
+
+        cosine, dot, or minus the euclidean or manhattan distance. `a` and `b` may be single vectors.
+        """
+        x = as_vectors(a, name="the first vectors")
+        y = as_vectors(b, x.shape[1], name="the second vectors")
+        kind = self.similarity_fn_name
+        if kind == "cosine":
+            return unit_rows(x) @ unit_rows(y).T
+        if kind in ("dot", "dot_product"):
+            return x @ y.T
+        if kind == "euclidean":
+            squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None] - 2 * (x @ y.T)
+            return -np.sqrt(np.maximum(squares, 0))
+        if kind == "manhattan":
+            return -np.stack([np.abs(row - y).sum(1) for row in x])
+        raise ModelError(f"similarity_fn_name {kind!r} is not one of cosine, dot, euclidean, manhattan")
+
+    def _vectors(self, h: Floats, batch: Batch, skip: int) -> Floats:
+        """Token states [T, C] -> pooled, projected, normalized [B, dim], each by itself."""
+        x = self.modules.pooling(h, batch.starts, skip)
+        for step in self.modules.steps:
+            x = step(self._ops, x)
+        return x
+
+    def _pieces(self, texts: list[str], truncation: Truncation) -> tuple[list[Tokens], list[int]]:
+        """Token lists, and how many of them belong to each text: one, unless long texts are read in chunks."""
+        if truncation == "chunk":
+            chunks = self.tokenizer.encode_chunks(texts)
+            return [piece for text in chunks for piece in text], [len(text) for text in chunks]
+        return self.tokenizer.encode(texts, truncation), [1] * len(texts)
+
+    def _prompt_tokens(self, prefix: str) -> int:
+        """How many leading tokens pooling leaves out: those of the prompt, for models that pool without it."""
+        if not prefix or self.modules.pooling.include_prompt:
+            return 0
+        return len(self.tokenizer.encode([prefix], "silent")[0]) - 1  # all but the closing special token
+
+    def _check_width(self, width: int | None) -> None:
+        if width is not None and not 1 <= width <= self.modules.dim:
+            raise InputError(f"truncate_dim must be between 1 and {self.modules.dim}, not {width}")
+
+
+def _join(vectors: Floats, counts: Sequence[int], lengths: Sequence[int]) -> Floats:
+    """Vectors of pieces -> one per text: their average, weighted by tokens, scaled back to the pieces' mean norm."""
+    out = np.empty((len(counts), vectors.shape[1]), np.float32)
+    first = 0
+    for i, count in enumerate(counts):
+        rows = vectors[first : first + count]
+        if count == 1:
+            out[i] = rows[0]
+        else:
+            weights = np.asarray(lengths[first : first + count], np.float32)[:, None]
+            norms = np.linalg.norm(rows, axis=1, keepdims=True)
+            mean_length = (weights * norms).sum() / weights.sum()
+            out[i] = unit_rows((weights * rows).sum(0, keepdims=True))[0] * mean_length
+        first += count
+    return out

@@ -1,0 +1,81 @@
+"""What all encoders share: which interpreter runs a model, and how many texts become batches on several threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..environment import plain_kernels
+from ..errors import InputError
+from ..text.batches import Batch, pack, plan
+from ..text.tokenizer import Tokens
+from ..threads import parallel_map
+
+TOKEN_BUDGET = 512  # tokens per batch: its activations stay in the processor's cache
+
+
+def interpreter() -> Any:
+    """The verbs to run models on: `fused` kernels, or `plain` NumPy under MINIBI_KERNELS=plain."""
+    if plain_kernels():
+        from ..nn import plain
+
+        return plain
+    from ..nn import fused
+
+    return fused
+
+
+def as_texts(texts: str | Sequence[str]) -> list[str]:
+    """A list of strings, from one or many. Raises InputError that names the first thing that is no string."""
+    if isinstance(texts, str):
+        return [texts]
+    try:
+        found = list(texts)
+    except TypeError:
+        raise InputError(f"expected a string or a list of strings, not {type(texts).__name__}") from None
+    for i, text in enumerate(found):
+        if not isinstance(text, str):
+            raise InputError(f"text number {i} is {type(text).__name__}, not str: pass strings only")
+    return [str(text) for text in found]  # NumPy's str_ included
+
+
+def run_batches(
+    ids: Sequence[Tokens],
+    work: Callable[[Batch], Sequence[Any]],
+    *,
+    types: Sequence[Tokens] | None = None,
+    batch_size: int | None = None,
+    token_budget: int = TOKEN_BUDGET,
+    threads: int | None = None,
+    show_progress_bar: bool = False,
+) -> list[Any]:
+    """`work` on packed batches of similar lengths; its results, one per token list, in the order of `ids`."""
+    for name, value in (("batch_size", batch_size), ("token_budget", token_budget)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    lengths = [len(i) for i in ids]
+    results: list[Any] = [None] * len(ids)
+
+    def jobs() -> Iterator[tuple[NDArray[np.int64], Batch]]:
+        for rows in plan(lengths, tokens=token_budget, texts=batch_size):
+            yield rows, pack([ids[i] for i in rows], None if types is None else [types[i] for i in rows])
+
+    def run(job: tuple[NDArray[np.int64], Batch]) -> tuple[NDArray[np.int64], Batch, Sequence[Any]]:
+        return *job, work(job[1])
+
+    with _bar(sum(lengths), show_progress_bar) as bar:
+        for rows, batch, out in parallel_map(run, jobs(), threads):
+            for row, result in zip(rows.tolist(), out, strict=True):
+                results[row] = result
+            bar.update(len(batch.ids))
+    return results
+
+
+def _bar(total: int, show: bool) -> Any:
+    """A progress bar over tokens; silent when not asked for or not at a terminal."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc="encoding", unit="tok", unit_scale=True, disable=None if show else True)

@@ -1,0 +1,103 @@
+"""The verbs of a transformer encoder in NumPy: what each one means, to read and debug, and the oracle of `fused`.
+
+An architecture is written once against these names and runs on any interpreter that has them: this module, or
+`minibi.nn.fused`. Texts are packed end to end: h is [T, C] for all T tokens of a batch, and `starts` [B+1] says
+where each text begins and the last one ends. There is no padding and no mask. Verbs are pure: they change no argument.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ..shapes import Floats, Ints
+
+Array = Any  # float32 in use, float64 when gradients are checked
+
+name = "plain"
+
+
+def matrix(w: Array) -> Floats:
+    """A stored weight [N, K] (rows are outputs, as PyTorch keeps them) as this interpreter's linear verbs want it."""
+    return np.ascontiguousarray(np.asarray(w, np.float32).T)  # (N, K) -> (K, N)
+
+
+def vector(x: Array) -> Floats:
+    """A stored bias or scale as this interpreter wants it."""
+    return np.ascontiguousarray(x, dtype=np.float32)
+
+
+def embed(ids: Ints, types: Ints, positions: Ints, word: Any, position: Any, token_type: Any, *norm: Any) -> Array:
+    """Token + position + type embedding, normalized; norm = (gamma, beta, eps). ids, types, positions [T] -> [T, C]."""
+    h = word[ids].astype(np.float32) + (position[positions] + token_type[types])
+    return layer_norm(h, *norm)
+
+
+def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> Array:
+    """(x - mean) / sqrt(var + eps) * gamma + beta over the last axis (Ba, Kiros & Hinton 2016)."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + eps) * gamma + beta
+
+
+def linear(x: Array, w: Array, b: Array) -> Array:
+    """x [T, K] @ w [K, N] + b [N]."""
+    return x @ w + b
+
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+def gelu(x: Array) -> Array:
+    """x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016)."""
+    return x * (0.5 * (1 + _erf(x / math.sqrt(2)).astype(x.dtype)))
+
+
+def gelu_tanh(x: Array) -> Array:
+    """GELU by its tanh approximation, which older models were trained with."""
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def linear_gelu(x: Array, w: Array, b: Array) -> Array:
+    return gelu(linear(x, w, b))
+
+
+def linear_gelu_tanh(x: Array, w: Array, b: Array) -> Array:
+    return gelu_tanh(linear(x, w, b))
+
+
+def linear_relu(x: Array, w: Array, b: Array) -> Array:
+    return np.maximum(linear(x, w, b), 0)
+
+
+def linear_add_norm(x: Array, residual: Array, w: Array, b: Array, *norm: Any) -> Array:
+    """layer_norm(x @ w + b + residual): the end of each half of a post-norm block; norm = (gamma, beta, eps)."""
+    return layer_norm(linear(x, w, b) + residual, *norm)
+
+
+def qkv(h: Array, w: Array, b: Array, heads: int) -> tuple[Array, Array, Array]:
+    """Queries, keys and values by one product. h [T, C], w [C, 3C] -> three arrays [T, H, D]."""
+    t, c = h.shape
+    q, k, v = linear(h, w, b).reshape(t, 3, heads, c // heads).transpose(1, 0, 2, 3)  # (T, 3C) -> (3, T, H, D)
+    return q, k, v
+
+
+def attention_weights(q: Array, k: Array, starts: Ints) -> list[Array]:
+    """softmax(q k^T / sqrt(D)) of each text: a list of [H, S, S], rows sum to one (Vaswani et al. 2017, equation 1)."""
+    weights = []
+    for s, e in pairwise(starts):
+        scores = np.einsum("ihd,jhd->hij", q[s:e], k[s:e]) / math.sqrt(q.shape[2])
+        p = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights.append(p / p.sum(axis=-1, keepdims=True))
+    return weights
+
+
+def attend(q: Array, k: Array, v: Array, starts: Ints) -> Array:
+    """Multi-head attention within each text. q, k, v [T, H, D] -> [T, C]."""
+    out = np.empty_like(v, order="C")
+    for p, s, e in zip(attention_weights(q, k, starts), starts[:-1], starts[1:], strict=True):
+        out[s:e] = np.einsum("hij,jhd->ihd", p, v[s:e])
+    return out.reshape(len(out), -1)  # (T, H, D) -> (T, C)

@@ -1,0 +1,57 @@
+"""The dimension alphabet and the one check at the boundary.
+
+    B texts         T tokens of a packed batch    C channels      H heads        D head width
+    F feed-forward  V vocabulary                  L layers        N stored rows  Q queries
+    K neighbours    M links or sub-spaces
+
+Arrays are float32 and C-contiguous unless a docstring says otherwise. Whatever a user hands in as vectors goes through
+`as_vectors` once, at the door; behind it nobody checks again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import InputError
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+def as_vectors(x: ArrayLike, dim: int | None = None, *, name: str = "vectors") -> Floats:
+    """`x` as a C-contiguous float32 array [N, dim]; one vector [dim] becomes [1, dim].
+
+    Raises InputError for anything that is not a table of finite numbers, or has another width than `dim`.
+    """
+    try:
+        raw: Any = np.asarray(x)
+        if raw.dtype == object or raw.dtype.kind not in "fiub":
+            raise ValueError(f"dtype {raw.dtype}")
+        with np.errstate(over="ignore"):
+            a = np.ascontiguousarray(raw, dtype=np.float32)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"{name} must be an array of numbers of shape [N, {dim or 'dim'}]: {e}") from None
+    if raw.ndim == 1:
+        a = a.reshape(1, -1) if raw.size else a.reshape(0, dim or 0)
+    if a.ndim != 2:
+        raise InputError(f"{name} must have shape [N, {dim or 'dim'}], not {list(raw.shape)}")
+    if dim is not None and a.shape[1] != dim:
+        raise InputError(f"{name} have {a.shape[1]} dimensions, expected {dim}")
+    if not np.isfinite(a).all():
+        row = int(np.flatnonzero(~np.isfinite(a).all(axis=1))[0])
+        raise InputError(f"{name} must be finite in float32: row {row} holds NaN, infinity or a value beyond 3.4e38")
+    return a
+
+
+def unit_rows(x: Floats) -> Floats:
+    """Rows of `x` [N, C] scaled to length 1; a zero row stays zero.
+
+    Each row's result depends on that row alone, whatever N is.
+    """
+    scale = np.abs(x).max(axis=1, keepdims=True, initial=0.0)  # divide by it first: squares of 1e30 would overflow
+    y = x / np.where(scale > 0, scale, 1)
+    norm = np.sqrt(np.sum(y * y, axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
+    return y / np.where(norm > 0, norm, 1)

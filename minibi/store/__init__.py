@@ -1,0 +1,1 @@
+"""Floor 1: arrays to bytes and back, checked and atomic."""

@@ -1,0 +1,91 @@
+"""Snapshots: arrays with a checksum each in one safetensors file, replaced atomically, memory-mapped on reading.
+
+Any safetensors reader can open one. The metadata holds what kind of thing it is, a format version, free fields as JSON,
+and the CRC-32 of every tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError, ModelError
+from .files import replace_file
+from .tensors import read_header, read_safetensors
+
+VERSION = 1
+ALIGNMENT = 64  # bytes: every tensor begins at a cache line
+
+_NAMES = {
+    "float32": "F32", "float16": "F16", "float64": "F64", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
+    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
+}  # fmt: skip
+
+
+def write_snapshot(path: str | Path, kind: str, arrays: Mapping[str, NDArray], fields: Mapping[str, Any]) -> None:
+    """Writes `arrays` and the JSON-able `fields` as a snapshot of the given kind, atomically and durably."""
+    solid = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    solid = dict(sorted(solid.items(), key=lambda item: -item[1].itemsize))  # so that each is aligned to its own size
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "format": "minibi",
+            "kind": kind,
+            "version": str(VERSION),
+            "fields": json.dumps(dict(fields)),
+            "crc32": json.dumps({name: zlib.crc32(_bytes(a)) for name, a in solid.items()}),
+        }
+    }
+    at = 0
+    for name, a in solid.items():
+        header[name] = {"dtype": _NAMES[a.dtype.name], "shape": list(a.shape), "data_offsets": [at, at + a.nbytes]}
+        at += a.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+
+    def write(file: BinaryIO) -> None:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for a in solid.values():
+            file.write(_bytes(a))
+
+    replace_file(Path(path), write)
+
+
+def read_snapshot(path: str | Path, kind: str, *, verify: bool = True) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """(arrays, fields) of a snapshot; the arrays are private views of the mapped file.
+
+    verify: compare every tensor with its checksum, which reads the whole file once.
+    Raises FormatError if the file is missing, damaged, of another kind or of a newer version.
+    """
+    path = Path(path)
+    try:
+        _, metadata, _ = read_header(path)
+        if metadata.get("format") != "minibi" or metadata.get("kind") != kind:
+            raise FormatError(f"{path} is not a {kind} file of minibi")
+        if int(metadata["version"]) > VERSION:
+            raise FormatError(f"{path} was written by a newer version of minibi: upgrade to read it")
+        fields, sums = json.loads(metadata["fields"]), json.loads(metadata["crc32"])
+        arrays = read_safetensors(path)
+    except ModelError as e:
+        raise FormatError(str(e)) from None
+    except (KeyError, ValueError, TypeError) as e:
+        if isinstance(e, FormatError):
+            raise
+        raise FormatError(f"{path} is damaged: its metadata cannot be read ({e!r})") from None
+    if not isinstance(fields, dict) or not isinstance(sums, dict) or set(sums) != set(arrays):
+        raise FormatError(f"{path} is damaged: its metadata and its tensors do not agree")
+    if verify:
+        for name, a in arrays.items():
+            if zlib.crc32(_bytes(a)) != sums[name]:
+                raise FormatError(f"{path} is damaged: the checksum of {name} does not match")
+    return arrays, fields
+
+
+def _bytes(a: NDArray) -> memoryview:
+    return memoryview(a.reshape(-1).view(np.uint8)) if a.size else memoryview(b"")

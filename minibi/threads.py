@@ -1,0 +1,44 @@
+"""Threads as chunks of work: one shared ThreadPoolExecutor over kernels that release the GIL.
+
+Work is never split by `numba.prange`: its default layer aborts the process when two Python threads enter it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+from .environment import thread_count
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+_lock = threading.Lock()
+
+
+def parallel_map(work: Callable[[A], B], items: Iterable[A], threads: int | None = None) -> Iterator[B]:
+    """`work(item)` for each item, results in the items' order, at most `threads` at once.
+
+    Lazy on both sides: at most 2 * threads items are taken ahead of the results that were consumed. With one thread the
+    work runs in the caller's own. An exception in `work` reaches the caller; work not yet begun is dropped.
+    """
+    count = thread_count(threads)
+    todo = iter(items)
+    if count == 1:
+        yield from map(work, todo)
+        return
+    with _lock:
+        pool = _pools.setdefault(count, ThreadPoolExecutor(count, thread_name_prefix="minibi"))
+    waiting: list[Future[B]] = [pool.submit(work, item) for item in islice(todo, 2 * count)]
+    try:
+        while waiting:
+            result = waiting.pop(0).result()
+            waiting.extend(pool.submit(work, item) for item in islice(todo, 1))
+            yield result
+    finally:
+        for future in waiting:
+            future.cancel()
