@@ -38,6 +38,7 @@ class Index:
             raise InputError(f"metric {metric!r} is not one of {list(METRICS)}")
         self.dim, self.metric = dim, metric
         self.fingerprint = fingerprint  # of the model that made the vectors; kept, never interpreted
+        self.notes: dict[str, Any] = {}  # free JSON that travels with the file
         self._width = -(-dim // LANES) * LANES
         self._rows = np.zeros((0, self._width), np.float32)  # capacity; the first _count are in use
         self._ids = np.zeros(0, np.int64)
@@ -120,7 +121,9 @@ class Index:
         """Reads what `save` wrote; every length, id and link is checked. Raises FormatError."""
         arrays, fields = read_snapshot(path, cls.kind)
         try:
+            notes = dict(fields.pop("notes"))
             index = cls._from(arrays, fields)
+            index.notes = notes
             problems = index.check()
         except (KeyError, TypeError, ValueError, IndexError) as e:
             raise FormatError(f"{path} is damaged: {e}") from None
@@ -151,7 +154,7 @@ class Index:
         return {"vectors": self.vectors, "ids": self._ids[: self._count]}
 
     def _fields(self) -> dict[str, Any]:
-        return {"dim": self.dim, "metric": self.metric, "fingerprint": self.fingerprint}
+        return {"dim": self.dim, "metric": self.metric, "fingerprint": self.fingerprint, "notes": self.notes}
 
     @classmethod
     def _from(cls, arrays: dict[str, Any], fields: dict[str, Any]) -> Self:

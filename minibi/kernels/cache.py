@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,34 @@ class _Impl(caching.CompileResultCacheImpl):
     _locator_classes = [_Locator]  # noqa: RUF012 - Numba's own spelling
 
 
+class _File(caching.IndexDataCacheFile):
+    """Machine code is written with its sha256 after it: a flipped bit in it would end the process, not the loading."""
+
+    def _save_data(self, name: str, data: Any) -> None:
+        code = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(code + hashlib.sha256(code).digest())
+
+    def _load_data(self, name: str) -> Any:
+        whole = Path(self._data_path(name)).read_bytes()
+        if hashlib.sha256(whole[:-32]).digest() != whole[-32:]:
+            raise ValueError("damaged")
+        return super()._load_data(name)  # reads up to where the checksum begins
+
+
 class _Cache(caching.FunctionCache):
     _impl_class = _Impl
+
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__(function)
+        self._cache_file = _File(self._cache_path, self._impl.filename_base, source_stamp())
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
-        except Exception:  # a damaged or foreign file: compile anew
+        except Exception:  # a damaged or foreign file: compile anew, and begin a new index
+            with suppress(Exception):
+                self.flush()
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:

@@ -180,6 +180,11 @@ class BiEncoder:
         options.setdefault("prompt_name", first_of(self.prompts, DOCUMENT_NAMES))
         return self.encode(texts, **options)
 
+    @property
+    def document_prompt(self) -> str:
+        """What `encode_document` puts before a text."""
+        return choose(self.prompts, self.default_prompt_name, first_of(self.prompts, DOCUMENT_NAMES), None)
+
     def study(self, text: str) -> Insight:
         """One text (as it stands, without prompt) through the model with every intermediate kept."""
         (ids,) = self.tokenizer.encode(as_texts(text))

@@ -44,9 +44,7 @@ class CrossEncoder:
         self._ops = ops = interpreter()
         self.config = bert.BertConfig.read(self.folder)
         if not self.config.labels:
-            raise ModelError(
-                f"{self.folder} is no cross-encoder: config.json names no ...ForSequenceClassification"
-            )
+            raise ModelError(f"{self.folder} is no cross-encoder: config.json names no ...ForSequenceClassification")
         tensors = bert.canonical(read_weights(self.folder))
         self._params = bert.read_params(tensors, self.config, ops, self.folder)
         get, c, n = bert.getter(tensors, self.folder), self.config.channels, self.config.labels

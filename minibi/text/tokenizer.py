@@ -95,10 +95,9 @@ class Tokenizer:
         """Token ids of each text without special tokens and without any limit."""
         return [e.ids for e in self._encode(texts, self._backend.encode_batch_fast)]
 
-    def offsets(self, text: str) -> NDArray[np.int64]:
-        """Character span [T, 2] of each token of `text`, without special tokens."""
-        (encoding,) = self._encode([text], self._backend.encode_batch)
-        return np.array(encoding.offsets, np.int64).reshape(-1, 2)
+    def offsets(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """Character spans [T, 2] of the tokens of each text, without special tokens."""
+        return [np.array(e.offsets, np.int64).reshape(-1, 2) for e in self._encode(texts, self._backend.encode_batch)]
 
     def _encode(self, texts: Sequence[str], encode: Any) -> list[Any]:
         try:

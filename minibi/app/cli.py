@@ -1,0 +1,200 @@
+"""The command line: `minibi demo`, `index`, `search`, `eval`.
+
+Bad input ends in one line on standard error and exit code 1; a wrong call in usage help and exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import MinibiError
+
+
+class _Group(click.Group):
+    """Turns expected errors into one line each."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except (MinibiError, OSError) as e:
+            if isinstance(e, BrokenPipeError):
+                raise
+            raise click.ClickException(" ".join(str(e).split())) from e
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; what was finished is kept, repeat the command to continue", err=True)
+            ctx.exit(130)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"note: {message}", err=True)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Neural retrieval with bi-encoders, on your own machine."""
+
+
+@main.command()
+@click.argument("question", nargs=-1)
+@click.option("-k", default=3, show_default=True, type=click.IntRange(1), help="Answers per question.")
+def demo(question: tuple[str, ...], k: int) -> None:
+    """Search the documentation of Python's own standard library by meaning.
+
+    With a QUESTION, answers it. Without, answers a few and then asks for yours.
+    """
+    from ..models.bi_encoder import BiEncoder
+    from . import show
+    from .demo import QUESTIONS, folder, open_demo
+
+    started = time.perf_counter()
+    if not folder().exists():
+        click.echo("First start: reading and encoding Python's own documentation. This takes a minute, once.", err=True)
+    with show.characters_bar("encoding") as (begin, progress):
+        collection = open_demo(BiEncoder(), begin, progress)
+    with collection:
+        ready = time.perf_counter() - started
+        count = f"{len(collection):,} passages of {collection.documents:,} documented names"
+        click.secho(f"{count}, ready after {ready:.1f} s (kept in {folder()})", dim=True, err=True)
+        for text in [" ".join(question)] if question else QUESTIONS:
+            _answer(collection, text, k)
+        if question or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            return
+        click.echo("\nNow you: type a question, or nothing to end.")
+        while text := click.prompt("?", default="", show_default=False, prompt_suffix=" ").strip():
+            _answer(collection, text, k)
+
+
+def _answer(collection: Any, text: str, k: int) -> None:
+    from . import show
+
+    start = time.perf_counter()
+    found = collection.search(text, k)
+    milliseconds = 1000 * (time.perf_counter() - start)
+    click.echo(f"\n{click.style(text, fg='cyan')}  {click.style(f'({milliseconds:.0f} ms)', dim=True)}")
+    show.hits(found, places=False)
+
+
+@main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PATH...")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The collection's folder.  [default: the first PATH's name]"
+)
+@click.option("--text", help="Column that holds the text, for JSONL and CSV.")
+@click.option("--title", help="Column that holds the title.")
+@click.option("--id", "id_column", help="Column that holds the id.")
+@click.option("--model", default="all-MiniLM-L6-v2", show_default=True, help="Bundled name, folder or hub name.")
+def index(
+    paths: tuple[Path, ...],
+    output: Path | None,
+    text: str | None,
+    title: str | None,
+    id_column: str | None,
+    model: str,
+) -> None:
+    """Index files and folders: text, Markdown, reStructuredText, JSONL, CSV and TSV, each also as .gz.
+
+    Repeat the command after files changed: only what is new is encoded. An interrupted run continues when repeated.
+    """
+    from ..models.bi_encoder import BiEncoder
+    from ..search.collection import Collection
+    from ..search.ingest import ingest
+    from ..text.files import find_sources
+    from . import show
+
+    started = time.perf_counter()
+    find_sources(paths)  # complain before anything is made
+    target = output or Path(paths[0].resolve().name.split(".")[0] + ".minibi")
+    existed = target.exists()
+    with Collection.open_or_create(target, BiEncoder(model)) as collection:
+        try:
+            with show.characters_bar("indexing") as (begin, progress):
+                report = ingest(collection, paths, text=text, title=title, id=id_column, begin=begin, progress=progress)
+        except MinibiError:
+            if not existed and not len(collection):
+                _remove(collection)
+            raise
+        changes = report.changes
+        click.echo(
+            f"{target}: {collection.documents:,} documents, {len(collection):,} passages "
+            f"({changes.new:,} new, {changes.changed:,} changed, {changes.removed:,} removed documents; "
+            f"{report.unchanged_files:,} of {report.files:,} files unchanged; {time.perf_counter() - started:.1f} s)"
+        )
+    click.echo(f"now ask:  minibi search {target} 'your question'", err=True)
+
+
+def _remove(collection: Any) -> None:
+    """Takes an empty new collection away again."""
+    import shutil
+
+    collection.close()
+    shutil.rmtree(collection.folder, ignore_errors=True)
+
+
+@main.command()
+@click.argument("collection", type=click.Path(path_type=Path))
+@click.argument("question")
+@click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many passages.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead.")
+def search(collection: Path, question: str, k: int, as_json: bool) -> None:
+    """Answer QUESTION with the nearest passages of a COLLECTION made by `minibi index`."""
+    from ..search.collection import Collection
+    from . import show
+
+    with Collection.open(collection) as opened:
+        found = opened.search(question, k)
+    if as_json:
+        click.echo(show.json_safe([hit.to_dict() for hit in found]))
+    else:
+        show.hits(found)
+
+
+@main.command("eval")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--split", default="test", show_default=True, help="Which qrels/SPLIT.tsv.")
+@click.option("--pipeline", default="dense", show_default=True, type=click.Choice(["dense"]), help="What is measured.")
+@click.option("--model", default="all-MiniLM-L6-v2", show_default=True, help="Bundled name, folder or hub name.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+def evaluate(folder: Path, split: str, pipeline: str, model: str, as_json: bool) -> None:
+    """Measure retrieval on a BEIR folder DIR: corpus.jsonl, queries.jsonl, qrels/test.tsv."""
+    from ..evaluate import evaluate as measure
+    from ..evaluate import read_beir
+    from ..evaluate.dense import dense
+    from ..models.bi_encoder import BiEncoder
+    from . import show
+
+    dataset = read_beir(folder, split)
+    encoder = BiEncoder(model)
+    timed = dense(dataset, encoder, k=100, show_progress_bar=True)
+    result = measure(dataset.qrels, timed.run)
+    if as_json:
+        report = {
+            "dataset": folder.name,
+            "split": split,
+            "pipeline": pipeline,
+            "model": encoder.name,
+            "documents": len(dataset.doc_ids),
+            "queries": len(dataset.queries),
+            "metrics": {name: round(value, 6) for name, value in result.mean.items()},
+            "seconds": {name: round(value, 3) for name, value in timed.seconds.items()},
+        }
+        click.echo(show.json_safe(report))
+        return
+    click.echo(f"{folder.name} ({split}): {len(dataset.doc_ids):,} documents, {len(dataset.queries):,} queries")
+    for name, value in result.mean.items():
+        click.echo(f"  {name:<12} {value:.4f}")
+    for name, value in timed.seconds.items():
+        click.echo(f"  {name:<18} {value:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

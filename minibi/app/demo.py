@@ -1,0 +1,51 @@
+"""`minibi demo`: search by meaning in the documentation of Python's own standard library.
+
+Thousands of real passages that every machine already has. The first start encodes them; the collection then lies in the
+user's cache folder and every later start begins at once.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from .. import __version__
+from ..environment import cache_folder
+from ..models.bi_encoder import BiEncoder
+from ..search.collection import Collection
+from ..text.files import Document
+from .stdlib_docs import stdlib_docs
+
+SOURCE = "Python's standard library"
+QUESTIONS = (
+    "start another program and capture its output",
+    "pick a random element from a list",
+    "parse a date string",
+    "remove duplicate items while keeping only unique values",
+)
+
+
+def folder() -> Path:
+    """Where the collection lies: one for each version of Python."""
+    return cache_folder() / "demo" / f"python-{platform.python_version()}.minibi"
+
+
+def documents() -> Iterator[Document]:
+    """The documentation, one document for each public name."""
+    for doc in stdlib_docs():
+        yield Document(key=doc.name, title=doc.name, text=doc.text)
+
+
+def open_demo(
+    model: BiEncoder, begin: Callable[[int], object], progress: Callable[[int], object], where: Path | None = None
+) -> Collection:
+    """The collection, complete: opened, or made, or continued where it was interrupted."""
+    collection = Collection.open_or_create(where or folder(), model)
+    stamp = f"minibi {__version__}, Python {platform.python_version()}"
+    if collection.sources().get(SOURCE) != stamp:
+        found = list(documents())
+        begin(sum(len(d.text) for d in found))
+        collection.sync(SOURCE, found, stamp, progress)
+        collection.compact()
+    return collection
