@@ -32,8 +32,10 @@ def folder() -> Path:
 
 
 def documents() -> Iterator[Document]:
-    """The documentation, one document for each public name."""
+    """The documentation, one document for each public name; without tkinter, which many installations lack."""
     for doc in stdlib_docs():
+        if doc.name.split(".")[0] in ("tkinter", "turtle"):
+            continue
         yield Document(key=doc.name, title=doc.name, text=doc.text)
 
 
