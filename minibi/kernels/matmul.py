@@ -25,7 +25,7 @@ VECTORS = 4 if simd.has_wide_registers() else 1
 PANEL = VECTORS * LANES
 ADDRESS = types.intp
 
-NONE, GELU, GELU_TANH, RELU, RESIDUAL = range(5)  # what `linear` does after adding the bias
+NONE, GELU, GELU_TANH, RELU, TANH, SIGMOID, RESIDUAL = range(7)  # what `linear` does after adding the bias
 
 
 def aligned(shape: tuple[int, ...]) -> Floats:
@@ -109,6 +109,8 @@ _add_bias = _finish(lambda x, _: x)
 _gelu = _finish(lambda x, _: simd.gelu(x))
 _gelu_tanh = _finish(lambda x, _: simd.gelu_tanh(x))
 _relu = _finish(lambda x, _: simd.relu(x))
+_tanh = _finish(lambda x, _: simd.tanh(x))
+_sigmoid = _finish(lambda x, _: simd.sigmoid(x))
 _residual = _finish(lambda x, residual: x + simd.load(x.b, residual))
 
 
@@ -122,6 +124,10 @@ def finish_row(kind, c, bias, residual, n):
         _gelu_tanh(c, bias, residual, n)
     elif kind == RELU:
         _relu(c, bias, residual, n)
+    elif kind == TANH:
+        _tanh(c, bias, residual, n)
+    elif kind == SIGMOID:
+        _sigmoid(c, bias, residual, n)
     else:
         _residual(c, bias, residual, n)
 

@@ -28,20 +28,6 @@ def interpreter() -> Any:
     return fused
 
 
-def as_texts(texts: str | Sequence[str]) -> list[str]:
-    """A list of strings, from one or many. Raises InputError that names the first thing that is no string."""
-    if isinstance(texts, str):
-        return [texts]
-    try:
-        found = list(texts)
-    except TypeError:
-        raise InputError(f"expected a string or a list of strings, not {type(texts).__name__}") from None
-    for i, text in enumerate(found):
-        if not isinstance(text, str):
-            raise InputError(f"text number {i} is {type(text).__name__}, not str: pass strings only")
-    return [str(text) for text in found]  # NumPy's str_ included
-
-
 def run_batches(
     ids: Sequence[Tokens],
     work: Callable[[Batch], Sequence[Any]],

@@ -110,6 +110,12 @@ def _bare(path: Path) -> str:
     return path.name[:-3] if path.name.lower().endswith(".gz") else path.name
 
 
+def kind_of(path: str | Path) -> str:
+    """How a file is read: "plain", "markdown", "rst", "json" (one object per line) or "csv"."""
+    suffix = _suffix(Path(path))
+    return KINDS.get(suffix, "json" if suffix == ".json" else "plain")
+
+
 def _suffix(path: Path) -> str:
     return Path(_bare(path)).suffix.lower()
 
@@ -201,7 +207,7 @@ def read_documents(
     duplicate ids), as soon as the reading comes to it.
     """
     path = Path(path)
-    kind = KINDS.get(_suffix(path), "json" if _suffix(path) == ".json" else "plain")
+    kind = kind_of(path)
     with _reading(path):
         if kind in ("json", "csv"):
             yield from _row_documents(path, _json_rows if kind == "json" else _csv_rows, text, title, id)
