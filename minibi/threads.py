@@ -5,6 +5,7 @@ Work is never split by `numba.prange`: its default layer aborts the process when
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,17 @@ B = TypeVar("B")
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _lock = threading.Lock()
+
+
+def _forget_threads() -> None:
+    """A forked child has none of its parent's threads, and would wait for them for ever."""
+    global _lock
+    _lock = threading.Lock()
+    _pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def parallel_map(work: Callable[[A], B], items: Iterable[A], threads: int | None = None) -> Iterator[B]:

@@ -5,9 +5,11 @@ Bad input ends in one line on standard error and exit code 1; a wrong call in us
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ class _Group(click.Group):
     """Turns expected errors into one line each."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a terminal may lack some characters; that is no reason to stop
         try:
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
@@ -48,7 +53,7 @@ def main() -> None:
 @click.argument("question", nargs=-1)
 @click.option("-k", default=3, show_default=True, type=click.IntRange(1), help="Answers per question.")
 def demo(question: tuple[str, ...], k: int) -> None:
-    """Search the documentation of Python's own standard library by meaning.
+    """Search Python's own documentation by meaning.
 
     With a QUESTION, answers it. Without, answers a few and then asks for yours.
     """
@@ -70,8 +75,9 @@ def demo(question: tuple[str, ...], k: int) -> None:
         if question or not (sys.stdin.isatty() and sys.stdout.isatty()):
             return
         click.echo("\nNow you: type a question, or nothing to end.")
-        while text := click.prompt("?", default="", show_default=False, prompt_suffix=" ").strip():
-            _answer(collection, text, k)
+        with suppress(click.Abort):  # Ctrl-D or Ctrl-C
+            while text := click.prompt("?", default="", show_default=False, prompt_suffix=" ").strip():
+                _answer(collection, text, k)
 
 
 def _answer(collection: Any, text: str, k: int) -> None:
@@ -101,9 +107,9 @@ def index(
     id_column: str | None,
     model: str,
 ) -> None:
-    """Index files and folders: text, Markdown, reStructuredText, JSONL, CSV and TSV, each also as .gz.
+    """Index files and folders of text.
 
-    Repeat the command after files changed: only what is new is encoded. An interrupted run continues when repeated.
+    Reads text, Markdown, reStructuredText, JSONL, CSV and TSV, each also as .gz. Repeat the command after files changed: only what is new is encoded. An interrupted run continues when repeated.
     """
     from ..models.bi_encoder import BiEncoder
     from ..search.collection import Collection
@@ -113,13 +119,13 @@ def index(
 
     started = time.perf_counter()
     find_sources(paths)  # complain before anything is made
-    target = output or Path(paths[0].resolve().name.split(".")[0] + ".minibi")
+    target = output or Path((paths[0].resolve().name.split(".")[0] or "index") + ".minibi")
     existed = target.exists()
     with Collection.open_or_create(target, BiEncoder(model)) as collection:
         try:
             with show.characters_bar("indexing") as (begin, progress):
                 report = ingest(collection, paths, text=text, title=title, id=id_column, begin=begin, progress=progress)
-        except MinibiError:
+        except (MinibiError, OSError):
             if not existed and not len(collection):
                 _remove(collection)
             raise
@@ -129,7 +135,7 @@ def index(
             f"({changes.new:,} new, {changes.changed:,} changed, {changes.removed:,} removed documents; "
             f"{report.unchanged_files:,} of {report.files:,} files unchanged; {time.perf_counter() - started:.1f} s)"
         )
-    click.echo(f"now ask:  minibi search {target} 'your question'", err=True)
+    click.echo(f"now ask:  minibi search {shlex.quote(str(target))} 'your question'", err=True)
 
 
 def _remove(collection: Any) -> None:
@@ -146,7 +152,10 @@ def _remove(collection: Any) -> None:
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many passages.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead.")
 def search(collection: Path, question: str, k: int, as_json: bool) -> None:
-    """Answer QUESTION with the nearest passages of a COLLECTION made by `minibi index`."""
+    """Answer a question from an index.
+
+    Shows the passages of COLLECTION, made by `minibi index`, that are nearest to QUESTION in meaning.
+    """
     from ..search.collection import Collection
     from . import show
 
@@ -154,8 +163,10 @@ def search(collection: Path, question: str, k: int, as_json: bool) -> None:
         found = opened.search(question, k)
     if as_json:
         click.echo(show.json_safe([hit.to_dict() for hit in found]))
-    else:
+    elif found:
         show.hits(found)
+    else:
+        click.echo(f"{collection} holds no text yet", err=True)
 
 
 @main.command("eval")
@@ -165,7 +176,10 @@ def search(collection: Path, question: str, k: int, as_json: bool) -> None:
 @click.option("--model", default="all-MiniLM-L6-v2", show_default=True, help="Bundled name, folder or hub name.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 def evaluate(folder: Path, split: str, pipeline: str, model: str, as_json: bool) -> None:
-    """Measure retrieval on a BEIR folder DIR: corpus.jsonl, queries.jsonl, qrels/test.tsv."""
+    """Measure retrieval on a BEIR folder.
+
+    DIR holds corpus.jsonl, queries.jsonl and qrels/test.tsv.
+    """
     from ..evaluate import evaluate as measure
     from ..evaluate import read_beir
     from ..evaluate.dense import dense

@@ -7,11 +7,13 @@ user's cache folder and every later start begins at once.
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .. import __version__
 from ..environment import cache_folder
+from ..errors import MinibiError
 from ..models.bi_encoder import BiEncoder
 from ..search.collection import Collection
 from ..text.files import Document
@@ -32,8 +34,10 @@ def folder() -> Path:
 
 
 def documents() -> Iterator[Document]:
-    """The documentation, one document for each public name."""
+    """The documentation, one document for each public name; without tkinter, which many installations lack."""
     for doc in stdlib_docs():
+        if doc.name.split(".")[0] in ("tkinter", "turtle"):
+            continue
         yield Document(key=doc.name, title=doc.name, text=doc.text)
 
 
@@ -41,7 +45,12 @@ def open_demo(
     model: BiEncoder, begin: Callable[[int], object], progress: Callable[[int], object], where: Path | None = None
 ) -> Collection:
     """The collection, complete: opened, or made, or continued where it was interrupted."""
-    collection = Collection.open_or_create(where or folder(), model)
+    where = where or folder()
+    try:
+        collection = Collection.open_or_create(where, model)
+    except MinibiError:  # damaged, or made with another model: it is a cache, and can be made again
+        shutil.rmtree(where)
+        collection = Collection.create(where, model)
     stamp = f"minibi {__version__}, Python {platform.python_version()}"
     if collection.sources().get(SOURCE) != stamp:
         found = list(documents())

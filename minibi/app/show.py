@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -35,13 +36,18 @@ def hits(found: Sequence[Hit], places: bool = True) -> None:
     """Score, title, the passage's first lines, and where it stands."""
     width = min(shutil.get_terminal_size().columns, 100)
     for rank, hit in enumerate(found, 1):
-        title = hit.title or Path(hit.source).name
+        title = one_line(hit.title or Path(hit.source).name)
         click.echo(f"{rank:>3}  {hit.score:.3f}  {click.style(title, bold=True)}")
-        passage = textwrap.shorten(hit.text, LINES * (width - 7), placeholder=" …")
-        for line in textwrap.wrap(passage, width - 7):
+        lines = textwrap.wrap(one_line(hit.text), width - 7, max_lines=LINES, placeholder=" …")
+        for line in lines:
             click.echo(f"       {line}")
         if places:
             click.secho(f"       {short_place(hit)}", dim=True)
+
+
+def one_line(text: str) -> str:
+    """Without line ends, and without control characters, which could steer the terminal."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\s]+", " ", text).strip()
 
 
 def short_place(hit: Hit) -> str:

@@ -32,14 +32,12 @@ class Index:
     kind: ClassVar[str]
 
     def __init__(self, dim: int, metric: str = "cosine", fingerprint: str = ""):
-        if not isinstance(dim, int) or dim < 1:
-            raise InputError(f"dim must be a positive whole number, not {dim!r}")
         if metric not in METRICS:
             raise InputError(f"metric {metric!r} is not one of {list(METRICS)}")
-        self.dim, self.metric = dim, metric
+        self.dim, self.metric = whole("dim", dim, 1), metric
         self.fingerprint = fingerprint  # of the model that made the vectors; kept, never interpreted
         self.notes: dict[str, Any] = {}  # free JSON that travels with the file
-        self._width = -(-dim // LANES) * LANES
+        self._width = -(-self.dim // LANES) * LANES
         self._rows = np.zeros((0, self._width), np.float32)  # capacity; the first _count are in use
         self._ids = np.zeros(0, np.int64)
         self._count = 0
@@ -89,14 +87,10 @@ class Index:
 
         Raises InputError.
         """
-        q = self._prepare(queries, "queries")
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise InputError(f"k must be a whole number of at least 1, not {k!r}")
-        if ef is not None and ef < 1:
-            raise InputError(f"ef must be at least 1, not {ef}")
+        q, k, ef = self._prepare(queries, "queries"), whole("k", k, 1), ef if ef is None else whole("ef", ef, 1)
         scores = np.full((len(q), k), np.inf if self.metric == "l2" else -np.inf, np.float32)
         ids = np.full((len(q), k), -1, np.int64)
-        found = min(int(k), self._count)
+        found = min(k, self._count)
         if found and len(q):
             distances, rows = self._search(q, found, ef)
             hit = rows >= 0
@@ -106,7 +100,7 @@ class Index:
 
     def reconstruct(self, ids: ArrayLike) -> Floats:
         """The stored vectors [n, dim] of some ids (scaled to length one for cosine). Raises InputError."""
-        wanted = np.atleast_1d(np.asarray(ids)).tolist()
+        wanted = np.atleast_1d(_as_ids(ids)).tolist()
         missing = [i for i in wanted if i not in self._row_of]
         if missing:
             raise InputError(f"id {missing[0]} is not in the index")
@@ -125,7 +119,7 @@ class Index:
             index = cls._from(arrays, fields)
             index.notes = notes
             problems = index.check()
-        except (KeyError, TypeError, ValueError, IndexError) as e:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as e:
             raise FormatError(f"{path} is damaged: {e}") from None
         if problems:
             raise FormatError(f"{path} is damaged: {problems[0]}")
@@ -188,11 +182,9 @@ class Index:
             if first + n > 2**63 - 1:
                 raise InputError("the largest id leaves no room to count on: pass ids")
             return np.arange(first, first + n, dtype=np.int64)
-        raw = np.asarray(ids)
-        if raw.size == 0 and n == 0:
-            return np.zeros(0, np.int64)
-        if raw.dtype.kind not in "iu" or raw.shape != (n,):
-            raise InputError(f"ids must be {n} whole numbers, not {raw.dtype} {list(raw.shape)}")
+        raw = _as_ids(ids)
+        if raw.shape != (n,):
+            raise InputError(f"ids must be {n} whole numbers, one for each vector, not an array {list(raw.shape)}")
         new = raw.astype(np.int64)
         if (new == -1).any() or (raw.dtype.kind == "u" and (new < 0).any()):
             raise InputError("ids must be int64 and not -1, which stands for 'none'")
@@ -211,6 +203,27 @@ class Index:
         capacity = max(count, 2 * self._count, 64)
         self._rows = _grown(self._rows[: self._count], capacity)
         self._ids = _grown(self._ids[: self._count], capacity)
+
+
+def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """`value` as an int within bounds. Raises InputError."""
+    bounds = "" if least is None else f" of at least {least}" if most is None else f" from {least} to {most}"
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise InputError(f"{name} must be a whole number{bounds}, not {value!r}")
+    if (least is not None and value < least) or (most is not None and value > most):
+        raise InputError(f"{name} must be a whole number{bounds}, not {value}")
+    return int(value)
+
+
+def _as_ids(ids: ArrayLike | Sequence[int]) -> Any:
+    """An integer array; one of no elements may come in any type. Raises InputError."""
+    try:
+        raw = np.asarray(ids)
+    except ValueError:
+        raise InputError("ids must be a plain list of whole numbers, not a ragged one") from None
+    if raw.size and (raw.dtype.kind not in "iu" or raw.ndim > 1):
+        raise InputError(f"ids must be whole numbers in one row, not {raw.dtype} {list(raw.shape)}")
+    return raw if raw.size else np.zeros(raw.shape, np.int64)
 
 
 def _grown(a: Any, capacity: int, fill: int = 0) -> Any:

@@ -13,10 +13,9 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from ..environment import plain_kernels
-from ..errors import InputError
 from ..shapes import Floats, Ints
 from ..threads import parallel_map
-from .contract import Index, _grown
+from .contract import Index, _grown, whole
 
 QUERIES_PER_JOB = 64
 ROWS_PER_CALL = 1024  # inserted without a chance to be interrupted
@@ -43,14 +42,13 @@ class HNSWIndex(Index):
         fingerprint: str = "",
     ):
         super().__init__(dim, metric, fingerprint)
-        if not 2 <= M <= 512 or not 1 <= ef_construction <= 100_000:
-            raise InputError(f"M must be 2 to 512 and ef_construction 1 to 100,000, not {M} and {ef_construction}")
-        self.M, self.ef_construction, self.seed = M, ef_construction, seed
+        self.M, self.ef_construction = whole("M", M, 2, 512), whole("ef_construction", ef_construction, 1, 100_000)
+        self.seed = whole("seed", seed)
         self.ef = 64
         self._metric_code = int(metric == "l2")  # kernels.distance.DOT or SQUARED_L2
         self._entry = -1
-        self._links = np.full((0, 2 * M), -1, np.int32)  # layer 0
-        self._upper = np.full((0, M), -1, np.int32)  # layers 1.. of each row that has any, one after the other
+        self._links = np.full((0, 2 * self.M), -1, np.int32)  # layer 0
+        self._upper = np.full((0, self.M), -1, np.int32)  # layers 1.. of each row that has any, one after the other
         self._offsets = np.zeros(0, np.int64)  # where a row's upper layers begin
         self._levels = np.zeros(0, np.int8)
 
@@ -93,10 +91,19 @@ class HNSWIndex(Index):
                 done = last
         finally:  # interrupted: what was inserted stays, the rest was never there
             if done < self._count:
-                self._upper[self._offsets[done] :] = -1
-                self._forget_from(done)
-            if done > first:
+                self._cut_back(done)
+            if done:
                 self._repair()
+
+    def _cut_back(self, count: int) -> None:
+        """Takes back all but the first `count` rows, also where an interrupted insertion has linked some of them."""
+        used = self._used_upper(count)
+        for table, kept in ((self._links, count), (self._upper, used)):
+            table[kept:] = -1
+            if (table[:kept] >= count).any():
+                table[table >= count] = -1
+                table[:kept] = np.take_along_axis(table[:kept], np.argsort(table[:kept] < 0, axis=1, kind="stable"), 1)
+        self._forget_from(count)
 
     def _used_upper(self, count: int) -> int:
         return int(self._offsets[count - 1]) + int(self._levels[count - 1]) if count else 0
@@ -125,34 +132,39 @@ class HNSWIndex(Index):
         """Links every row that cannot be reached from the entry point to a near one that can.
 
         The nearest reachable row with a free place takes the link; where all are full, one gives up its last link that
-        no other row depends on (that is not in the breadth-first tree), so nothing reachable is ever cut off.
+        no other row depends on (that is not in the breadth-first tree), so nothing reachable is ever cut off. Exact
+        duplicates are linked to one another, which keeps the work linear however many there are.
         """
-        links = self._links[: self._count]
-        parent = np.empty(self._count, np.int32)
-        tree = self._engine().spanning_tree
-        while tree(links, self._entry, parent) < self._count:
-            lost = int(np.flatnonzero(parent < 0)[0])
-            breadth = min(self.ef_construction, self._count)
-            while True:
-                _, near = self._search(self.vectors[lost : lost + 1], breadth, breadth)
-                if any(self._adopt_lost(int(row), lost, parent) for row in near[0] if row >= 0):
-                    break
-                if breadth == self._count:  # every row the search can see is full of tree links: take any other
-                    next(row for row in range(self._count) if self._adopt_lost(row, lost, parent))
-                    break
-                breadth = min(2 * breadth, self._count)
+        links, spanning_tree = self._links[: self._count], self._engine().spanning_tree
+        parent = np.full(self._count, -1, np.int32)
+        if spanning_tree(links, self._entry, parent) == self._count:
+            return
+        twins: dict[bytes, tuple[int, int]] = {}  # vector -> the rows that last gave and got a link for its sake
+        for lost in np.flatnonzero(parent < 0).tolist():
+            if parent[lost] >= 0:  # came along with an earlier one
+                continue
+            vector = self._rows[lost].tobytes()
+            host = next((row for row in twins.get(vector, ()) if links[row, -1] < 0), -1)
+            if host < 0:
+                host = self._host(lost, parent)
+            twins[vector] = host, lost
+            free = np.flatnonzero(links[host] < 0)[:1]
+            place = free if len(free) else np.flatnonzero(parent[links[host]] != host)[-1:]
+            links[host, place] = lost
+            parent[lost] = host
+            spanning_tree(links, lost, parent)
 
-    def _adopt_lost(self, row: int, lost: int, parent: Any) -> bool:
-        """Give reachable `row` a link to `lost` if it has a place for one."""
-        if parent[row] < 0:
-            return False
-        mine = self._links[row]
-        free = np.flatnonzero(mine < 0)
-        spare = free[:1] if len(free) else np.flatnonzero(parent[mine] != row)[-1:]
-        if not len(spare):
-            return False
-        mine[spare[0]] = lost
-        return True
+    def _host(self, lost: int, parent: Any) -> int:
+        """A reachable row that can link to `lost`, as near to it as there is."""
+        breadth = min(self.ef_construction, self._count)
+        while True:
+            _, (near,) = self._search(self.vectors[lost : lost + 1], breadth, breadth)
+            near = near[near >= 0]
+            taken = parent[self._links[near]] == near[:, None]  # by links of the tree
+            able = near[(parent[near] >= 0) & ((self._links[near] < 0) | ~taken).any(axis=1)]
+            if len(able):
+                return int(able[0])
+            breadth = min(2 * breadth, self._count)  # at N, all: their tree has fewer links than places
 
     def check(self) -> list[str]:
         """What is wrong with the vectors, ids, or the graph, in words; empty if nothing is."""
@@ -183,7 +195,7 @@ class HNSWIndex(Index):
                 problems.append(f"a link of {name} leads to a row that is not on that layer")
         if self._links.shape[1] != 2 * m or self._upper.shape[1] != m:
             problems.append("the tables of links do not have 2M and M columns")
-        reached = self._engine().spanning_tree(self._links[:n], self._entry, np.empty(n, np.int32))
+        reached = self._engine().spanning_tree(self._links[:n], self._entry, np.full(n, -1, np.int32))
         if reached < n:
             problems.append(f"{n - reached} of {n} rows cannot be reached from the entry point")
         return problems

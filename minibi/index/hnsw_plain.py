@@ -30,6 +30,7 @@ def search_layer(
     vectors: Floats, layer: Any, query: Floats, metric: int, ef: int, entry: list[Candidate]
 ) -> list[Candidate]:
     """Algorithm 2: the ef nearest to the query on one layer, sorted. `layer(row)` is a row's list of neighbours."""
+    entry = sorted(entry)[:ef]
     visited = {row for _, row in entry}
     candidates = list(entry)
     heapq.heapify(candidates)
@@ -54,10 +55,14 @@ def search_layer(
 
 
 def select_neighbours(vectors: Floats, metric: int, candidates: list[Candidate], m: int) -> list[int]:
-    """Algorithm 4: keep a candidate only if it is nearer to the base than to every one kept before."""
+    """Algorithm 4: keep a candidate unless it is nearer to one kept before than to the base, or a duplicate of one."""
     chosen: list[int] = []
     for distance, row in candidates:
-        if not chosen or min(_distances(vectors, chosen, vectors[row], metric)) > distance:
+        between = _distances(vectors, chosen, vectors[row], metric) if chosen else []
+        if all(
+            d > distance or (d == distance and (vectors[row] != vectors[other]).any())
+            for d, other in zip(between, chosen, strict=True)
+        ):
             chosen.append(row)
             if len(chosen) == m:
                 break
@@ -88,6 +93,14 @@ def _descend(vectors: Floats, upper: Any, offsets: Ints, query: Floats, metric: 
     return nearest
 
 
+def _with_entry(vectors: Floats, query: Floats, metric: int, entry: int, nearest: list[Candidate]) -> list[Candidate]:
+    """The entry point among those that a search of layer 0 begins with: from it, and maybe from no other row, every
+    row can be reached, so a search finds as many as it was asked for."""
+    if any(row == entry for _, row in nearest):
+        return nearest
+    return [*nearest, (_distances(vectors, [entry], query, metric)[0], entry)]
+
+
 def insert(
     vectors: Floats, links: Any, upper: Any, offsets: Ints, levels: Any,
     first: int, last: int, entry: int, m: int, ef: int, metric: int,
@@ -100,6 +113,8 @@ def insert(
         query, level, top = vectors[row], int(levels[row]), int(levels[entry])
         nearest = _descend(vectors, upper, offsets, query, metric, entry, top, level)
         for layer in range(min(level, top), -1, -1):
+            if layer == 0:
+                nearest = _with_entry(vectors, query, metric, entry, nearest)
             nearest = search_layer(vectors, _layer(links, upper, offsets, layer), query, metric, ef, nearest)
             chosen = select_neighbours(vectors, metric, nearest, m)
             table, slot = (links, row) if layer == 0 else (upper, offsets[row] + layer - 1)
@@ -119,20 +134,25 @@ def search(
     """Algorithm 5 for each query."""
     for q, query in enumerate(queries):
         nearest = _descend(vectors, upper, offsets, query, metric, entry, int(levels[entry]), 0)
+        nearest = _with_entry(vectors, query, metric, entry, nearest)
         found = search_layer(vectors, _layer(links, upper, offsets, 0), query, metric, ef, nearest)[:k]
         out_distances[q, : len(found)] = [d for d, _ in found]
         out_rows[q, : len(found)] = [row for _, row in found]
 
 
-def spanning_tree(links: Any, entry: int, parent: Any) -> int:
-    """Breadth first over layer 0: parent[row] = who reached it (the entry: itself) or -1; returns how many were."""
-    parent[:] = -1
-    parent[entry] = entry
-    queue = deque([entry])
+def spanning_tree(links: Any, start: int, parent: Any) -> int:
+    """Breadth first over layer 0 from `start`: parent[row] = who reached it; returns how many rows were.
+
+    Rows whose parent is not -1 were reached before and are passed over. `start` is its own parent, unless it has one.
+    """
+    if parent[start] < 0:
+        parent[start] = start
+    queue, reached = deque([start]), 1
     while queue:
         node = queue.popleft()
         for row in neighbours_of(links, node):
             if parent[row] < 0:
                 parent[row] = node
                 queue.append(row)
-    return int((parent >= 0).sum())
+                reached += 1
+    return reached

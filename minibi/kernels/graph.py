@@ -80,6 +80,14 @@ def _distances(vectors, rows, first, count, query, metric):
     )
 
 
+@inline
+def _same(vectors, a, b):
+    for i in range(vectors.shape[1]):  # noqa: SIM110 - Numba knows no generators
+        if vectors[a, i] != vectors[b, i]:
+            return False
+    return True
+
+
 @kernel
 def search_layer(vectors, links, offsets, level, query, metric, ef, pool, size, visited, stamp, fresh):
     """Algorithm 2: from the `size` keys in `pool`, the ef nearest rows on one layer; returns how many.
@@ -119,9 +127,9 @@ def search_layer(vectors, links, offsets, level, query, metric, ef, pool, size, 
 
 @kernel
 def select_neighbours(vectors, metric, candidates, count, m, chosen):
-    """Algorithm 4: from `count` sorted keys, up to m rows that are nearer to the base than to any row chosen before.
+    """Algorithm 4: from `count` sorted keys, up to m rows, none of them nearer to one chosen before than to the base.
 
-    The comparison is not strict: of exact duplicates only one is chosen, so they cannot fill a list and seal it off.
+    Of exact duplicates only one is chosen, so they cannot fill a list and seal it off.
     """
     base, width = vectors.ctypes.data, vectors.shape[1]
     size = 0
@@ -133,7 +141,8 @@ def select_neighbours(vectors, metric, candidates, count, m, chosen):
             block = min(4, size - first)
             found = _distances(vectors, chosen, first, block, base + 4 * width * row, metric)
             for j in range(block):
-                if _key(found[j], 0) >> 32 <= limit:
+                between = _key(found[j], 0) >> 32
+                if between < limit or (between == limit and _same(vectors, row, chosen[first + j])):
                     good = False
             if not good:
                 break
@@ -182,6 +191,17 @@ def descend(vectors, upper, offsets, query, metric, entry, top, bottom, pool, vi
     return stamp
 
 
+@inline
+def _with_entry(vectors, query, metric, entry, ef, pool, size, fresh):
+    """The entry point among the keys that a search of layer 0 begins with: from it, and maybe from no other row, every
+    row can be reached, so a search finds as many as it was asked for."""
+    for j in range(size):
+        if _row(pool[j]) == entry:
+            return size
+    fresh[0] = entry
+    return _insert(pool, size, ef, _key(_distances(vectors, fresh, 0, 1, query, metric)[0], entry))[1]
+
+
 @kernel
 def insert(vectors, links, upper, offsets, levels, first, last, entry, m, ef, metric):
     """Algorithm 1 for rows first .. last-1, in order; returns the entry point after them. entry < 0: an empty graph."""
@@ -207,6 +227,8 @@ def insert(vectors, links, upper, offsets, levels, first, last, entry, m, ef, me
         size = 1
         for layer in range(min(level, top), -1, -1):
             table = links if layer == 0 else upper
+            if layer == 0:
+                size = _with_entry(vectors, query, metric, entry, ef, pool, size, fresh)
             stamp += np.uint32(1)
             size = search_layer(vectors, table, offsets, layer, query, metric, ef, pool, size, visited, stamp, fresh)
             for j in range(size):
@@ -234,7 +256,8 @@ def search(vectors, links, upper, offsets, levels, entry, queries, k, ef, metric
         query = queries.ctypes.data + 4 * width * q
         stamp = descend(vectors, upper, offsets, query, metric, entry, levels[entry], 0, pool, visited, stamp, fresh)
         stamp += np.uint32(1)
-        size = search_layer(vectors, links, offsets, 0, query, metric, ef, pool, 1, visited, stamp, fresh)
+        size = _with_entry(vectors, query, metric, entry, ef, pool, 1, fresh)
+        size = search_layer(vectors, links, offsets, 0, query, metric, ef, pool, size, visited, stamp, fresh)
         for j in range(k):
             if j < size:
                 fresh[0] = _row(pool[j])
@@ -245,12 +268,15 @@ def search(vectors, links, upper, offsets, levels, entry, queries, k, ef, metric
 
 
 @kernel
-def spanning_tree(links, entry, parent):
-    """Breadth first over layer 0: parent[row] = who reached it (the entry: itself) or -1; returns how many were."""
+def spanning_tree(links, start, parent):
+    """Breadth first over layer 0 from `start`: parent[row] = who reached it; returns how many rows were.
+
+    Rows whose parent is not -1 were reached before and are passed over. `start` is its own parent, unless it has one.
+    """
     queue = np.empty(links.shape[0], np.int32)
-    parent[:] = -1
-    parent[entry] = entry
-    queue[0] = entry
+    if parent[start] < 0:
+        parent[start] = start
+    queue[0] = start
     head, tail = 0, 1
     while head < tail:
         node = queue[head]

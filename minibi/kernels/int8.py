@@ -16,8 +16,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import simd
-from .cache import inline, kernel
-from .matmul import ADDRESS, AFTER, AHEAD, GELU, GELU_TANH, NONE, PANEL, RELU, ROWS, VECTORS, aligned, row_addresses
+from .cache import kernel
+from .matmul import ADDRESS, AHEAD, PANEL, ROWS, VECTORS, aligned, for_kind, row_addresses
 from .simd import LANES, Loop, f32, i64
 
 
@@ -66,15 +66,16 @@ def multiply_panel8(typing_context, a, lda, b, k, c, ldc, rows):
     return types.void(*[ADDRESS] * 7), generate
 
 
-def _finish(what):
-    """An intrinsic that turns n int32 sums at c into floats, adds the bias, and applies `what`."""
+@intrinsic
+def finish_row8(typing_context, kind, c, bias, residual, n, columns, sums, scale, zero):
+    """Turns n int32 sums at c into floats in their place, adds the bias, and applies what `kind` says."""
 
-    @intrinsic
-    def finish(typing_context, c, bias, residual, n, columns, sums, scale, zero):
-        def generate(context, builder, signature, args):
-            e = builder
-            c, bias, residual, n, columns, sums, scale, zero = args
-            scale, minus_zero = simd.splat(e, scale), simd.splat(e, e.fneg(zero))
+    def generate(context, builder, signature, args):
+        e = builder
+        kind, c, bias, residual, n, columns, sums, scale, zero = args
+        scale, minus_zero = simd.splat(e, scale), simd.splat(e, e.fneg(zero))
+
+        def body(what):
             with Loop(e, n, step=LANES) as loop:
                 at = e.mul(loop.index, i64(4))
                 out = e.add(c, at)
@@ -82,28 +83,11 @@ def _finish(what):
                 x = (x * scale).fma(simd.load(e, e.add(columns, at)), simd.load(e, e.add(bias, at)))
                 simd.store(e, what(x, e.add(residual, at)), out)
                 loop.next()
-            return context.get_dummy_value()
 
-        return types.void(*[ADDRESS] * 6, types.float32, types.float32), generate
+        for_kind(e, kind, body)
+        return context.get_dummy_value()
 
-    return finish
-
-
-_add_bias, _gelu, _gelu_tanh, _relu, _residual = (_finish(what) for what in AFTER.values())
-
-
-@inline
-def finish_row8(kind, c, bias, residual, n, columns, sums, scale, zero):
-    if kind == NONE:
-        _add_bias(c, bias, residual, n, columns, sums, scale, zero)
-    elif kind == GELU:
-        _gelu(c, bias, residual, n, columns, sums, scale, zero)
-    elif kind == GELU_TANH:
-        _gelu_tanh(c, bias, residual, n, columns, sums, scale, zero)
-    elif kind == RELU:
-        _relu(c, bias, residual, n, columns, sums, scale, zero)
-    else:
-        _residual(c, bias, residual, n, columns, sums, scale, zero)
+    return types.void(*[ADDRESS] * 7, types.float32, types.float32), generate
 
 
 @intrinsic

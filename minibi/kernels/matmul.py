@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from . import simd
-from .cache import inline, kernel
+from .cache import kernel
 from .simd import LANES, Loop, i64
 
 ROWS = 6
@@ -30,7 +30,7 @@ FEW_ROWS = 24  # up to here float16 weights are widened in registers
 ADDRESS = types.intp
 AHEAD = 4096  # bytes of a panel asked for before they are needed
 
-NONE, GELU, GELU_TANH, RELU, RESIDUAL = range(5)  # what `linear` does after adding the bias
+NONE, GELU, GELU_TANH, RELU, TANH, SIGMOID, RESIDUAL = range(7)  # what `linear` does after adding the bias
 
 
 def aligned(shape: tuple[int, ...], dtype: type = np.float32) -> NDArray:
@@ -95,24 +95,44 @@ def tile(vectors: int, halves: bool = False):
     return multiply
 
 
-def _finish(what):
-    """An intrinsic `(c, bias, residual, n)`: c[:n] = what(c + bias, residual) over n floats, n a multiple of 16."""
+AFTER = {
+    NONE: lambda x, _: x,
+    GELU: lambda x, _: simd.gelu(x),
+    GELU_TANH: lambda x, _: simd.gelu_tanh(x),
+    RELU: lambda x, _: simd.relu(x),
+    TANH: lambda x, _: simd.tanh(x),
+    SIGMOID: lambda x, _: simd.sigmoid(x),
+    RESIDUAL: lambda x, residual: x + simd.load(x.b, residual),
+}
 
-    @intrinsic
-    def finish(typing_context, c, bias, residual, n):
-        def generate(context, builder, signature, args):
-            c, bias, residual, n = args
-            with Loop(builder, n, step=LANES) as loop:
-                at = builder.mul(loop.index, i64(4))
-                out = builder.add(c, at)
-                x = simd.load(builder, out) + simd.load(builder, builder.add(bias, at))
-                simd.store(builder, what(x, builder.add(residual, at)), out)
+
+def for_kind(e, kind, body):
+    """Emits `body(what)` for each entry of AFTER, of which the one with code `kind` will run."""
+    for code, what in AFTER.items():
+        with e.if_then(e.icmp_signed("==", kind, i64(code))):
+            body(what)
+
+
+@intrinsic
+def finish_row(typing_context, kind, c, bias, residual, n):
+    """c[:n] = what(c + bias, residual) over n floats, n a multiple of 16."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        kind, c, bias, residual, n = args
+
+        def body(what):
+            with Loop(e, n, step=LANES) as loop:
+                at = e.mul(loop.index, i64(4))
+                out = e.add(c, at)
+                x = simd.load(e, out) + simd.load(e, e.add(bias, at))
+                simd.store(e, what(x, e.add(residual, at)), out)
                 loop.next()
-            return context.get_dummy_value()
 
-        return types.void(*[ADDRESS] * 4), generate
+        for_kind(e, kind, body)
+        return context.get_dummy_value()
 
-    return finish
+    return types.void(*[ADDRESS] * 5), generate
 
 
 @intrinsic
@@ -133,28 +153,6 @@ def widen(typing_context, halves, n, out):
 
 multiply_panel = tile(VECTORS)
 multiply_half_panel = tile(VECTORS, halves=True)
-AFTER = {
-    NONE: lambda x, _: x,
-    GELU: lambda x, _: simd.gelu(x),
-    GELU_TANH: lambda x, _: simd.gelu_tanh(x),
-    RELU: lambda x, _: simd.relu(x),
-    RESIDUAL: lambda x, residual: x + simd.load(x.b, residual),
-}
-_add_bias, _gelu, _gelu_tanh, _relu, _residual = (_finish(what) for what in AFTER.values())
-
-
-@inline
-def finish_row(kind, c, bias, residual, n):
-    if kind == NONE:
-        _add_bias(c, bias, residual, n)
-    elif kind == GELU:
-        _gelu(c, bias, residual, n)
-    elif kind == GELU_TANH:
-        _gelu_tanh(c, bias, residual, n)
-    elif kind == RELU:
-        _relu(c, bias, residual, n)
-    else:
-        _residual(c, bias, residual, n)
 
 
 @kernel

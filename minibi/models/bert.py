@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, ModelError
 from ..shapes import Floats
 from ..text.batches import Batch
+from ..text.tokenizer import Tokenizer
 from .locate import read_json
 
 _ACTIVATION_VERB = {
@@ -51,9 +52,11 @@ class BertConfig:
         kind = raw.get("model_type")
         if kind != "bert":
             raise ModelError(f"{folder}: model_type {kind!r} is not supported: minibi reads models of type 'bert'")
+        if raw.get("is_decoder"):
+            raise ModelError(f"{folder}: a BERT used as a decoder (is_decoder) is not supported")
         if raw.get("position_embedding_type", "absolute") != "absolute":
             raise ModelError(f"{folder}: only absolute position embeddings are supported")
-        if raw.get("hidden_act") not in _ACTIVATION_VERB:
+        if raw.get("hidden_act") not in list(_ACTIVATION_VERB):
             raise ModelError(f"{folder}: hidden_act {raw.get('hidden_act')!r} is not one of {sorted(_ACTIVATION_VERB)}")
         classifies = any(str(a).endswith("ForSequenceClassification") for a in raw.get("architectures") or [])
         try:
@@ -71,7 +74,9 @@ class BertConfig:
             )
         except KeyError as e:
             raise ModelError(f"{folder / 'config.json'} lacks {e}") from None
-        sizes = (config.channels, config.heads, config.feed_forward, config.vocabulary, config.positions, config.types)
+        except (TypeError, ValueError) as e:
+            raise ModelError(f"{folder / 'config.json'} holds a value of the wrong kind: {e}") from None
+        sizes = [n for name, n in vars(config).items() if name not in ("eps", "activation", "labels")]
         if any(not isinstance(n, int) or n < 1 for n in sizes) or config.channels % config.heads:
             raise ModelError(f"{folder / 'config.json'}: the sizes do not fit together: {config}")
         return config
@@ -132,6 +137,8 @@ def getter(tensors: Mapping[str, NDArray], where: object) -> Callable[..., NDArr
         if name not in tensors:
             raise ModelError(f"{where}: the weights lack {name!r}")
         tensor = tensors[name]
+        if tensor.dtype.kind != "f":
+            raise ModelError(f"{where}: {name} is stored as {tensor.dtype}: only float weights are supported")
         if tensor.shape != shape:
             raise ModelError(f"{where}: {name} has shape {list(tensor.shape)}, the config says {list(shape)}")
         if not np.isfinite(tensor).all():
@@ -139,6 +146,12 @@ def getter(tensors: Mapping[str, NDArray], where: object) -> Callable[..., NDArr
         return tensor
 
     return get
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, where: object) -> None:
+    """Raises ModelError if the tokenizer can write ids that the model has no vector for."""
+    if max(tokenizer.vocabulary.values(), default=0) >= config.vocabulary:
+        raise ModelError(f"{where}: the tokenizer has more tokens than the model ({config.vocabulary})")
 
 
 def read_params(

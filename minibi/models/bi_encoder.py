@@ -21,12 +21,12 @@ from ..errors import InputError, ModelError
 from ..shapes import Floats, as_vectors, unit_rows
 from ..store.tensors import read_weights, weight_files
 from ..text.batches import Batch, pack
-from ..text.tokenizer import Tokenizer, Tokens, Truncation
+from ..text.tokenizer import Tokenizer, Tokens, Truncation, as_texts
 from . import bert
 from .locate import locate, read_json
 from .modules import read_modules
 from .prompts import DOCUMENT_NAMES, QUERY_NAMES, choose, first_of, read_prompts
-from .running import TOKEN_BUDGET, Runner, as_texts, interpreter, run_batches
+from .running import TOKEN_BUDGET, Runner, interpreter, run_batches
 
 
 @dataclass
@@ -43,7 +43,7 @@ class BiEncoder:
     name: a bundled model, a folder in sentence-transformers' layout, or a hub name. max_seq_length: tokens read per
     text (default: the model's own limit). prompts, default_prompt_name: instead of the model's. truncate_dim: keep only
     this many leading dimensions. compute: "int8" runs the layers on bytes, several times faster and slightly less exact
-    (cosine with the float32 vector about 0.999). threads: at most this many at once (default: what the container allows).
+    (cosine with the float32 vector about 0.999). threads: at most this many at once (default: all that are granted).
     Raises ModelError if the folder is missing, incomplete, or holds something this version cannot run faithfully.
     """
 
@@ -71,11 +71,12 @@ class BiEncoder:
         if max_seq_length is not None and max_seq_length > limit:
             raise ModelError(f"max_seq_length {max_seq_length} exceeds the model's {self.config.positions} positions")
         self.tokenizer.max_length = limit
-        if max(self.tokenizer.vocabulary.values()) >= self.config.vocabulary:
-            raise ModelError(f"{self.folder}: the tokenizer has more tokens than the model ({self.config.vocabulary})")
+        bert.check_vocabulary(self.tokenizer, self.config, self.folder)
         raw = read_json(self.folder / "config_sentence_transformers.json", {})
         self.prompts = dict(prompts) if prompts is not None else read_prompts(raw, name)
-        self.default_prompt_name = default_prompt_name or raw.get("default_prompt_name")
+        default = raw.get("default_prompt_name") if prompts is None else None  # the model's own goes with its prompts
+        self.default_prompt_name = default_prompt_name or default
+        choose(self.prompts, self.default_prompt_name, None, None)  # complains now rather than at every text
         self.similarity_fn_name = raw.get("similarity_fn_name") or "cosine"
         self.truncate_dim = truncate_dim
         self._check_width(truncate_dim)
@@ -97,18 +98,24 @@ class BiEncoder:
         return self.dim
 
     @cached_property
+    def _files_digest(self) -> bytes:
+        digest = hashlib.sha256()
+        transformer = self.modules.transformer
+        steps = [*self.folder.glob("*/config.json"), *self.folder.glob("*/*.safetensors"), self.folder / "modules.json"]
+        files = [*weight_files(transformer), transformer / "config.json", transformer / "tokenizer.json", *steps]
+        for file in sorted({f for f in files if f.is_file()}):
+            digest.update(file.relative_to(self.folder).as_posix().encode())
+            with file.open("rb") as f:
+                digest.update(hashlib.file_digest(f, "sha256").digest())
+        return digest.digest()
+
+    @property
     def fingerprint(self) -> str:
         """A hash of all that decides a text's vector: weights, tokenizer, modules, length limit, prompts.
 
         Two indexes may be compared only if their fingerprints agree.
         """
-        digest = hashlib.sha256()
-        steps = [*self.folder.glob("*/config.json"), *self.folder.glob("*/*.safetensors"), self.folder / "modules.json"]
-        files = [*weight_files(self.modules.transformer), self.modules.transformer / "tokenizer.json", *steps]
-        for file in sorted({f for f in files if f.is_file()}):
-            digest.update(file.relative_to(self.folder).as_posix().encode())
-            with file.open("rb") as f:
-                digest.update(hashlib.file_digest(f, "sha256").digest())
+        digest = hashlib.sha256(self._files_digest)
         settings = [self.max_seq_length, self.truncate_dim, sorted(self.prompts.items()), self.default_prompt_name]
         digest.update(json.dumps(settings).encode())
         return digest.hexdigest()
@@ -138,13 +145,13 @@ class BiEncoder:
         """
         single = isinstance(texts, str)
         prefix = choose(self.prompts, self.default_prompt_name, prompt_name, prompt)
-        wanted = [prefix + text for text in as_texts(texts)]
+        wanted = as_texts(texts)
         want_states = output_value == "token_embeddings"
         if not want_states and output_value != "sentence_embedding":
             raise InputError(f"output_value is 'sentence_embedding' or 'token_embeddings', not {output_value!r}")
-        width = truncate_dim or self.truncate_dim
+        width = self.truncate_dim if truncate_dim is None else truncate_dim
         self._check_width(width)
-        pieces, counts = self._pieces(wanted, truncation)
+        pieces, counts = self._pieces(wanted, prefix, truncation)
         skip = self._prompt_tokens(prefix)
         first_only = not want_states and not skip and self.modules.pooling.modes == ("cls",)
 
@@ -159,7 +166,7 @@ class BiEncoder:
             work,
             batch_size=batch_size,
             token_budget=token_budget,
-            threads=threads or self.threads,
+            threads=self.threads if threads is None else threads,
             show_progress_bar=show_progress_bar,
         )
         if want_states:
@@ -212,8 +219,9 @@ class BiEncoder:
         if kind in ("dot", "dot_product"):
             return x @ y.T
         if kind == "euclidean":
-            squares = np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None] - 2 * (x @ y.T)
-            return -np.sqrt(np.maximum(squares, 0))
+            p, q = x.astype(np.float64), y.astype(np.float64)  # in float32 close vectors would lose their difference
+            squares = np.square(p).sum(1)[:, None] + np.square(q).sum(1)[None] - 2 * (p @ q.T)
+            return -np.sqrt(np.maximum(squares, 0)).astype(np.float32)
         if kind == "manhattan":
             return -np.stack([np.abs(row - y).sum(1) for row in x])
         raise ModelError(f"similarity_fn_name {kind!r} is not one of cosine, dot, euclidean, manhattan")
@@ -227,12 +235,12 @@ class BiEncoder:
             x = step(self._runner.ops, x)
         return x
 
-    def _pieces(self, texts: list[str], truncation: Truncation) -> tuple[list[Tokens], list[int]]:
+    def _pieces(self, texts: list[str], prefix: str, truncation: Truncation) -> tuple[list[Tokens], list[int]]:
         """Token lists, and how many of them belong to each text: one, unless long texts are read in chunks."""
         if truncation == "chunk":
-            chunks = self.tokenizer.encode_chunks(texts)
+            chunks = self.tokenizer.encode_chunks(texts, prefix)
             return [piece for text in chunks for piece in text], [len(text) for text in chunks]
-        return self.tokenizer.encode(texts, truncation), [1] * len(texts)
+        return self.tokenizer.encode([prefix + text for text in texts], truncation), [1] * len(texts)
 
     def _prompt_tokens(self, prefix: str) -> int:
         """How many leading tokens pooling leaves out: those of the prompt, for models that pool without it."""

@@ -8,45 +8,54 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError, ModelError
 from ..shapes import Floats
 from ..store.tensors import read_weights
 from ..text.batches import Batch
-from ..text.tokenizer import Tokenizer, Truncation
+from ..text.tokenizer import Tokenizer, Truncation, as_texts
 from . import bert
 from .locate import locate
-from .running import TOKEN_BUDGET, as_texts, interpreter, run_batches
+from .running import TOKEN_BUDGET, Runner, run_batches
 
 
-def sigmoid(x: Floats) -> Floats:
-    """1 / (1 + e^-x), computed in float64 so that large scores keep their order as long as they can."""
-    return (1 / (1 + np.exp(-x.astype(np.float64)))).astype(np.float32)
+def sigmoid(x: Floats) -> NDArray[np.float64]:
+    """1 / (1 + e^-x) in float64, so that large scores keep their order: in float32 all above 17 would be 1."""
+    return 1 / (1 + np.exp(-np.clip(x.astype(np.float64), -700, None)))
 
 
-_ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {"logits": lambda x: x, "sigmoid": sigmoid}
+_ACTIVATIONS: dict[str, Callable[[Floats], Any]] = {"logits": lambda x: x, "sigmoid": sigmoid}
 
 
 class CrossEncoder:
     """A BERT with a classification head, from a folder such as cross-encoder/ms-marco-MiniLM-L-6-v2.
 
-    name: a folder or a hub name. max_length: tokens read per pair (default: the model's limit).
+    name: a folder or a hub name. max_length: tokens read per pair (default: the model's limit). compute: as in BiEncoder.
     Raises ModelError if the folder is missing, incomplete or of another architecture.
     """
 
-    def __init__(self, name: str | Path, *, max_length: int | None = None, threads: int | None = None):
+    def __init__(
+        self,
+        name: str | Path,
+        *,
+        max_length: int | None = None,
+        compute: Literal["float32", "int8"] = "float32",
+        threads: int | None = None,
+    ):
         self.folder = locate(name)
         self.name = str(name)
         self.threads = threads
-        self._ops = ops = interpreter()
         self.config = bert.BertConfig.read(self.folder)
         if not self.config.labels:
             raise ModelError(f"{self.folder} is no cross-encoder: config.json names no ...ForSequenceClassification")
         tensors = bert.canonical(read_weights(self.folder))
-        self._params = bert.read_params(tensors, self.config, ops, self.folder)
+        self._runner = Runner(tensors, self.config, self.folder, compute)
+        self.compute = compute
+        ops = self._runner.ops
         get, c, n = bert.getter(tensors, self.folder), self.config.channels, self.config.labels
         self._pooler_w = ops.matrix(get("pooler.dense.weight", c, c))
         self._pooler_b = ops.vector(get("pooler.dense.bias", c))
@@ -56,6 +65,7 @@ class CrossEncoder:
         self.tokenizer.max_length = min(self.tokenizer.max_length or self.config.positions, self.config.positions)
         if max_length is not None and max_length > self.config.positions:
             raise ModelError(f"max_length {max_length} exceeds the model's {self.config.positions} positions")
+        bert.check_vocabulary(self.tokenizer, self.config, self.folder)
 
     def __repr__(self) -> str:
         return f"CrossEncoder({self.name!r}, labels={self.config.labels}, max_length={self.tokenizer.max_length})"
@@ -65,34 +75,39 @@ class CrossEncoder:
         pairs: Sequence[Sequence[str]],
         batch_size: int | None = None,
         show_progress_bar: bool = False,
-        activation: str | Callable[[Floats], Floats] = "logits",
+        activation: str | Callable[[Floats], Any] = "logits",
         *,
         truncation: Truncation = "warn",
         token_budget: int = TOKEN_BUDGET,
         threads: int | None = None,
-    ) -> Floats:
+    ) -> Any:
         """Scores [N] of N pairs of texts ([N, labels] where the model has several); of a single pair, a scalar.
 
-        activation: "logits" (the raw outputs, and the default), "sigmoid", or a function of the outputs [N, labels].
+        activation: "logits" (the raw outputs, float32, and the default), "sigmoid" (float64), or a function of the
+        outputs [N, labels].
         Pairs that are too long lose tokens of their longer side. Raises InputError.
         """
-        single = len(pairs) == 2 and all(isinstance(side, str) for side in pairs)
-        listed = [tuple(pair) if not isinstance(pair, str) else pair for pair in ([pairs] if single else pairs)]
-        for i, pair in enumerate(listed):
-            if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(side, str) for side in pair):
-                raise InputError(f"pair number {i} is not two strings: pass [(query, document), ...]")
+        try:
+            if isinstance(pairs, str):
+                raise TypeError
+            listed: list[Any] = [pair if isinstance(pair, str) else tuple(pair) for pair in pairs]
+        except TypeError:
+            raise InputError("expected pairs of strings: pass [(query, document), ...]") from None
+        single = len(listed) == 2 and all(isinstance(side, str) for side in listed)
+        if single:
+            listed = [tuple(listed)]
         if isinstance(activation, str) and activation not in _ACTIVATIONS:
             raise InputError(f"activation {activation!r} is not 'logits', 'sigmoid' or a function")
         if truncation == "chunk":
             raise InputError("pairs cannot be read in chunks: use truncation 'warn', 'silent' or 'raise'")
-        encoded = self.tokenizer.encode_pairs(listed, truncation)  # type: ignore[arg-type]
+        encoded = self.tokenizer.encode_pairs(listed, truncation)
         logits = run_batches(
             [ids for ids, _ in encoded],
             self._logits,
             types=[types for _, types in encoded],
             batch_size=batch_size,
             token_budget=token_budget,
-            threads=threads or self.threads,
+            threads=self.threads if threads is None else threads,
             show_progress_bar=show_progress_bar,
         )
         scores = np.array(logits, np.float32).reshape(len(listed), self.config.labels)
@@ -115,6 +130,8 @@ class CrossEncoder:
         """
         if self.config.labels != 1:
             raise InputError(f"rank needs a model with one output, this one has {self.config.labels}")
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k must be at least 1, not {top_k}")
         texts = as_texts(documents)
         scores = self.predict([(query, text) for text in texts], **options)
         best = np.argsort(-scores, kind="stable")[:top_k].tolist()
@@ -126,7 +143,6 @@ class CrossEncoder:
 
     def _logits(self, batch: Batch) -> Floats:
         """[B, labels] from the first token's last state: dense, tanh, classifier."""
-        h = bert.forward(self._ops, self._params, self.config, batch)
-        first = np.ascontiguousarray(h[batch.starts[:-1]])  # (T, C) -> (B, C)
-        pooled = np.tanh(self._ops.linear(first, self._pooler_w, self._pooler_b))
-        return self._ops.linear(pooled, self._classifier_w, self._classifier_b)
+        first = self._runner.states(batch, first_only=True)  # (T,) -> (B, C)
+        pooled = self._runner.ops.linear_tanh(first, self._pooler_w, self._pooler_b)
+        return self._runner.ops.linear(pooled, self._classifier_w, self._classifier_b)

@@ -22,7 +22,7 @@ def locate(name: str | Path) -> Path:
     ever touches the network. Raises ModelError.
     """
     path = Path(name).expanduser()
-    if path.is_dir():
+    if str(name) and path.is_dir():
         return path
     text = str(name)
     bundled = weights_folder()
@@ -47,13 +47,16 @@ def _download(name: str) -> Path:
         raise ModelError(f"{name!r} is no local folder and could not be fetched from the hub: {reason}") from None
 
 
-def read_json(path: Path, default: Any = None) -> Any:
+def read_json(path: Path, default: Any = None, kind: type = dict) -> Any:
     """A JSON file's content; `default` where it does not exist and a default is given. Raises ModelError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, kind):
+            raise ValueError(f"it holds a {type(value).__name__}, not a {kind.__name__}")
+        return value
     except FileNotFoundError:
         if default is not None:
             return default
         raise ModelError(f"{path} is missing") from None
     except (OSError, ValueError) as e:
-        raise ModelError(f"{path} is not valid JSON: {e}") from None
+        raise ModelError(f"{path} cannot be read as JSON: {e}") from None

@@ -71,11 +71,12 @@ class Normalize:
         return unit_rows(x)
 
 
-_ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {  # by the class's own name: the dotted path is never imported
-    "Identity": lambda x: x,
-    "Tanh": np.tanh,
-    "ReLU": lambda x: np.maximum(x, 0),
-    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+_VERB = {  # by the class's own name: the dotted path is never imported
+    "Identity": "linear",
+    "Tanh": "linear_tanh",
+    "ReLU": "linear_relu",
+    "GELU": "linear_gelu",
+    "Sigmoid": "linear_sigmoid",
 }
 
 
@@ -88,17 +89,22 @@ class Dense:
             self.inputs, self.outputs = int(raw["in_features"]), int(raw["out_features"])
         except (KeyError, TypeError, ValueError) as e:
             raise ModelError(f"{folder / 'config.json'} lacks {e}") from None
+        ends = {raw.get("module_input_name"), raw.get("module_output_name")} - {None, "sentence_embedding"}
+        if raw.get("use_residual") or ends:
+            raise ModelError(
+                f"{folder}: a dense layer with a residual, or of something else than vectors, is not supported"
+            )
         activation = str(raw.get("activation_function", "torch.nn.modules.activation.Tanh")).rsplit(".", 1)[-1]
-        if activation not in _ACTIVATIONS:
-            raise ModelError(f"{folder}: activation {activation!r} is not one of {sorted(_ACTIVATIONS)}")
-        self._activate = _ACTIVATIONS[activation]
+        if activation not in _VERB:
+            raise ModelError(f"{folder}: activation {activation!r} is not one of {sorted(_VERB)}")
+        self._verb = _VERB[activation]
         get = getter(read_weights(folder), folder)
         self._w = ops.matrix(get("linear.weight", self.outputs, self.inputs))
         bias = get("linear.bias", self.outputs) if raw.get("bias", True) else np.zeros(self.outputs, np.float32)
         self._b = ops.vector(bias)
 
     def __call__(self, ops: Any, x: Floats) -> Floats:
-        return self._activate(ops.linear(np.ascontiguousarray(x), self._w, self._b))
+        return getattr(ops, self._verb)(np.ascontiguousarray(x), self._w, self._b)
 
 
 @dataclass(frozen=True)
@@ -117,10 +123,11 @@ def read_modules(folder: Path, channels: Callable[[Path], int], ops: Any) -> Mod
     `channels(folder)` is the width C of the transformer in a folder. Raises ModelError.
     """
     if not (folder / "modules.json").is_file():
+        bare = Modules(folder, Pooling(("mean",)), (), channels(folder))
         warnings.warn(f"{folder} has no modules.json: mean pooling is assumed", stacklevel=3)
-        return Modules(folder, Pooling(("mean",)), (), channels(folder))
-    entries = read_json(folder / "modules.json")
-    if not isinstance(entries, list) or not all(isinstance(e, dict) and "type" in e for e in entries):
+        return bare
+    entries = read_json(folder / "modules.json", kind=list)
+    if not all(isinstance(e, dict) and "type" in e for e in entries):
         raise ModelError(f"{folder / 'modules.json'} is not a list of modules")
     transformer: Path | None = None
     pooling: Pooling | None = None

@@ -14,7 +14,7 @@ DOCUMENT_NAMES = ("document", "passage", "corpus")
 
 _BGE = "Represent this sentence for searching relevant passages: "
 _KNOWN = (  # (name of the model, its prompts), from the models' own cards
-    (r"\b(multilingual-)?e5-(small|base|large)", {"query": "query: ", "document": "passage: "}),
+    (r"\b(multilingual-)?e5-(small|base|large)(?!-instruct)", {"query": "query: ", "document": "passage: "}),
     (r"\bbge-(small|base|large)-en", {"query": _BGE, "document": ""}),
     (r"\bmxbai-embed-(large|xsmall)", {"query": _BGE, "document": ""}),
     (r"\bsnowflake-arctic-embed-[a-z]+$", {"query": _BGE, "document": ""}),
@@ -52,7 +52,7 @@ def read_prompts(raw: Mapping, name: str | Path) -> dict[str, str]:
     if known := known_prompts(name):
         warnings.warn(
             f"{name} states no prompts but was trained with some: using {known} (pass prompts={{}} to use none)",
-            stacklevel=4,
+            stacklevel=3,
         )
         return known
     return prompts

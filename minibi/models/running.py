@@ -22,7 +22,9 @@ TOKEN_BUDGET = 512  # tokens per batch: its activations stay in the processor's 
 class Runner:
     """A BERT ready to run on packed batches: recorded once as a program of kernels, or verb by verb on `plain`."""
 
-    def __init__(self, tensors: Mapping[str, NDArray], config: bert.BertConfig, where: object, compute: str = "float32"):
+    def __init__(
+        self, tensors: Mapping[str, NDArray], config: bert.BertConfig, where: object, compute: str = "float32"
+    ):
         if compute not in ("float32", "int8"):
             raise InputError(f"compute is 'float32' or 'int8', not {compute!r}")
         self.ops = interpreter()
@@ -57,20 +59,6 @@ def interpreter() -> Any:
     from ..nn import fused
 
     return fused
-
-
-def as_texts(texts: str | Sequence[str]) -> list[str]:
-    """A list of strings, from one or many. Raises InputError that names the first thing that is no string."""
-    if isinstance(texts, str):
-        return [texts]
-    try:
-        found = list(texts)
-    except TypeError:
-        raise InputError(f"expected a string or a list of strings, not {type(texts).__name__}") from None
-    for i, text in enumerate(found):
-        if not isinstance(text, str):
-            raise InputError(f"text number {i} is {type(text).__name__}, not str: pass strings only")
-    return [str(text) for text in found]  # NumPy's str_ included
 
 
 def run_batches(

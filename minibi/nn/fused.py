@@ -127,6 +127,14 @@ def linear_relu(x: Floats, w: Packed | PackedBytes, b: Floats) -> Floats:
     return _narrow(_linear(x, w, b, matmul.RELU), w.n)
 
 
+def linear_tanh(x: Floats, w: Packed | PackedBytes, b: Floats) -> Floats:
+    return _narrow(_linear(x, w, b, matmul.TANH), w.n)
+
+
+def linear_sigmoid(x: Floats, w: Packed | PackedBytes, b: Floats) -> Floats:
+    return _narrow(_linear(x, w, b, matmul.SIGMOID), w.n)
+
+
 def linear_add_norm(x: Floats, residual: Floats, w: Packed | PackedBytes, b: Floats, *norm: Any) -> Floats:
     return _normalize(_linear(x, w, b, matmul.RESIDUAL, residual), w.n, *norm)
 

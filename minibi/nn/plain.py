@@ -105,6 +105,14 @@ def linear_relu(x: Array, w: Array, b: Array) -> Array:
     return np.maximum(linear(x, w, b), 0)
 
 
+def linear_tanh(x: Array, w: Array, b: Array) -> Array:
+    return np.tanh(linear(x, w, b))
+
+
+def linear_sigmoid(x: Array, w: Array, b: Array) -> Array:
+    return 0.5 + 0.5 * np.tanh(0.5 * linear(x, w, b))  # 1 / (1 + e^-x) without overflow
+
+
 def linear_add_norm(x: Array, residual: Array, w: Array, b: Array, *norm: Any) -> Array:
     """layer_norm(x @ w + b + residual): the end of each half of a post-norm block; norm = (gamma, beta, eps)."""
     return layer_norm(linear(x, w, b) + residual, *norm)

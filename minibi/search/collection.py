@@ -13,6 +13,7 @@ repeated.
 from __future__ import annotations
 
 import hashlib
+import re
 import sqlite3
 import threading
 import uuid
@@ -21,18 +22,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
+from ..environment import weights_folder
 from ..errors import FormatError, InputError
+from ..index.contract import whole
 from ..index.flat import FlatIndex
 from ..models.bi_encoder import BiEncoder
 from ..shapes import Floats, Ints
-from ..text.files import Document
+from ..text.files import Document, kind_of
 from . import database as data
 from .hits import Hit
 from .passages import OVERLAP, Passage, passages_of
 
+DATABASE = "collection.db"
+SNAPSHOT = "vectors.safetensors"
 BATCH_CHARACTERS = 64_000  # encoded and committed together: what an interruption can lose
+FOREIGN = "belongs to another state of the collection"
 STALE = 0.1  # the snapshot is written anew when this share of the passages changed since
 
 
@@ -81,13 +85,18 @@ class Collection:
     def create(cls, folder: str | Path, model: BiEncoder) -> Collection:
         """A new, empty collection for vectors of `model`. Raises InputError if the folder is taken."""
         folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"{folder} exists already: choose another name, or open it")
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file: choose another name for the collection's folder")
+        if not data.is_blank(folder / DATABASE):
+            raise InputError(f"{folder} is a collection already: open it, or choose another name")
+        if folder.is_dir() and any(not p.name.startswith(DATABASE) for p in folder.iterdir()):
+            raise InputError(f"{folder} holds other files: choose another name for the collection's folder")
         folder.mkdir(parents=True, exist_ok=True)
-        name = str(model.folder.resolve()) if Path(model.name).is_dir() else model.name
+        own = model.name == model.folder.name and model.folder.parent != weights_folder()  # a folder of the user's
+        name = str(model.folder.resolve()) if own else model.name
         meta = {"uuid": uuid.uuid4().hex, "model": name, "dim": str(model.dim), "overlap": str(OVERLAP)}
-        db = data.create(folder / "collection.db", meta | {"fingerprint": model.fingerprint, "snapshot": "-1"})
-        return cls(folder, db, model)
+        db = data.create(folder / DATABASE, meta | {"fingerprint": model.fingerprint, "snapshot": "-1"})
+        return cls._over(folder, db, model)
 
     @classmethod
     def open(cls, folder: str | Path, model: BiEncoder | None = None) -> Collection:
@@ -96,18 +105,23 @@ class Collection:
         Raises InputError if there is none or it was made with another model, FormatError if it is damaged.
         """
         folder = Path(folder)
-        if not (folder / "collection.db").is_file():
+        if data.is_blank(folder / DATABASE):
             raise InputError(f"{folder} is not a collection: make one with `minibi index PATH... -o {folder}`")
-        db = data.connect(folder / "collection.db")
-        try:
-            return cls(folder, db, model)
-        except KeyError as e:
-            raise FormatError(f"{folder} is damaged: its database lacks {e}") from None
+        return cls._over(folder, data.connect(folder / DATABASE), model)
 
     @classmethod
     def open_or_create(cls, folder: str | Path, model: BiEncoder) -> Collection:
-        folder = Path(folder)
-        return cls.open(folder, model) if (folder / "collection.db").is_file() else cls.create(folder, model)
+        return cls.create(folder, model) if data.is_blank(Path(folder) / DATABASE) else cls.open(folder, model)
+
+    @classmethod
+    def _over(cls, folder: Path, db: sqlite3.Connection, model: BiEncoder | None) -> Collection:
+        try:
+            return cls(folder, db, model)
+        except BaseException as e:
+            db.close()
+            if isinstance(e, KeyError):
+                raise FormatError(f"{folder} is damaged: its database lacks {e}") from None
+            raise
 
     def close(self) -> None:
         self._db.close()
@@ -120,13 +134,13 @@ class Collection:
 
     def __len__(self) -> int:
         """Passages."""
-        with self._lock:
+        with self._lock, data.transaction(self._db, "DEFERRED"):
             return int(self._db.execute("SELECT count(*) FROM passages").fetchone()[0])
 
     @property
     def documents(self) -> int:
         """Documents."""
-        with self._lock:
+        with self._lock, data.transaction(self._db, "DEFERRED"):
             return int(self._db.execute("SELECT count(*) FROM documents").fetchone()[0])
 
     @property
@@ -146,7 +160,7 @@ class Collection:
 
     def sources(self) -> dict[str, str | None]:
         """name -> stamp of every source; None where a `sync` was interrupted."""
-        with self._lock:
+        with self._lock, data.transaction(self._db, "DEFERRED"):
             return dict(self._db.execute("SELECT name, stamp FROM sources"))
 
     def sync(
@@ -171,7 +185,11 @@ class Collection:
                 if document.key in seen:
                     raise InputError(f"{source}: two documents have the key {document.key!r}")
                 seen.add(document.key)
-                digest = digest_of(document)
+                try:
+                    digest = digest_of(document)
+                except UnicodeEncodeError as e:
+                    where = f"{source}: document {document.key!r}"
+                    raise InputError(f"{where} holds half a surrogate pair, which is no text: {e.reason}") from None
                 old = known.get(document.key)
                 if old is not None and old[1] == digest:
                     changes.unchanged += 1
@@ -244,20 +262,25 @@ class Collection:
             self._db.execute("UPDATE sources SET stamp = ? WHERE id = ?", (stamp, source))
 
     def compact(self, always: bool = False) -> None:
-        """Writes the snapshot anew, if enough has changed since it was written (or always)."""
+        """Writes the snapshot anew, if enough has changed since it was written (or always).
+
+        Raises InputError if another process is writing.
+        """
         view = self._refresh()
         changed = len(view.tail) + len(view.removed)
         if not always and view.snapshot_commit >= 0 and changed <= STALE * len(view.base):
             return
-        with self._lock, data.transaction(self._db, "DEFERRED"):
-            commit = int(data.meta(self._db)["commit"])
-            ids, vectors = data.vectors_since(self._db, -1, self.dim)
-        index = self._index(ids, vectors)
-        index.notes = {"commit": commit, "collection": self._uuid}
-        index.save(self.folder / "vectors.safetensors")
-        with self._lock, data.transaction(self._db):
-            self._db.execute("UPDATE meta SET value = ? WHERE key = 'snapshot'", (str(commit),))
-            self._db.execute("DELETE FROM removed WHERE died <= ?", (commit,))
+        with data.sole_writer(self.folder):  # or an older snapshot might replace a newer one
+            with self._lock, data.transaction(self._db, "DEFERRED"):
+                commit = int(data.meta(self._db)["commit"])
+                ids, vectors = data.vectors_since(self._db, -1, self.dim)
+            index = self._index(ids, vectors)
+            index.notes = {"commit": commit, "collection": self._uuid}
+            index.save(self.folder / SNAPSHOT)
+            with self._lock, data.transaction(self._db):
+                self._db.execute("UPDATE meta SET value = ? WHERE key = 'snapshot'", (str(commit),))
+                self._db.execute("DELETE FROM removed WHERE died <= ?", (commit,))
+                self._view = None
 
     def _index(self, ids: Ints, vectors: Floats) -> FlatIndex:
         index = FlatIndex(self.dim, fingerprint=self.fingerprint)
@@ -266,45 +289,65 @@ class Collection:
 
     def _refresh(self) -> _View:
         """The newest state: the view in memory, brought up to the last commit."""
-        with self._lock, data.transaction(self._db, "DEFERRED"):
-            meta = data.meta(self._db)
-            commit, snapshot = int(meta["commit"]), int(meta["snapshot"])
-            view = self._view
-            if view is None or snapshot > view.newest:
-                view = self._load(snapshot)
-            if commit > view.commit:
-                ids, vectors = data.vectors_since(self._db, view.snapshot_commit, self.dim)
-                removed = frozenset(i for i in data.removed_since(self._db, view.snapshot_commit) if i in view.base)
-                view = replace(view, commit=commit, tail=self._index(ids, vectors), removed=removed)
-            self._view = view
-            return view
+        with self._lock:
+            while True:
+                with data.transaction(self._db, "DEFERRED"):
+                    meta = data.meta(self._db)
+                    commit, snapshot = int(meta["commit"]), int(meta["snapshot"])
+                    view = self._view
+                    if view is not None and view.newest >= snapshot and view.snapshot_commit <= commit:
+                        if commit > view.commit:
+                            since = view.snapshot_commit
+                            tail = self._index(*data.vectors_since(self._db, since, self.dim))
+                            gone = frozenset(i for i in data.removed_since(self._db, since) if i in view.base)
+                            view = self._view = replace(view, commit=commit, tail=tail, removed=gone)
+                        return view
+                if view is not None and view.snapshot_commit > commit:
+                    self._view = self._without_snapshot(view.newest, f"{self.folder / SNAPSHOT} {FOREIGN}")
+                else:
+                    self._view = self._load(snapshot)  # before the next look at the database: never newer than it
 
     def _load(self, snapshot: int) -> _View:
-        """The snapshot on disk; if it is missing, damaged or foreign, the database's own vectors instead."""
-        empty = self._index(np.zeros(0, np.int64), np.zeros((0, self.dim), np.float32))
+        """The snapshot on disk; if it is missing, damaged or foreign, none."""
         if snapshot < 0:
-            return _View(-1, -1, -1, empty, empty)
-        try:
-            base = FlatIndex.load(self.folder / "vectors.safetensors")
-            commit = int(base.notes.get("commit", -1))
-            if base.notes.get("collection") != self._uuid or base.fingerprint != self.fingerprint or commit < snapshot:
-                raise FormatError(f"{self.folder / 'vectors.safetensors'} belongs to another state of the collection")
-            return _View(commit, commit, commit, base, empty)
-        except FormatError as e:
-            warnings.warn(f"{e}; reading the database instead, until the next change writes it anew", stacklevel=4)
-            return _View(-1, -1, snapshot, empty, empty)
+            return self._without_snapshot(-1)
+        path, why = self.folder / SNAPSHOT, ""
+        for _ in range(2):  # it may be replaced while it is read
+            try:
+                base = FlatIndex.load(path)
+                commit = int(base.notes.get("commit", -1))
+                ours = (base.notes.get("collection"), base.fingerprint) == (self._uuid, self.fingerprint)
+                if ours and commit >= snapshot:
+                    return _View(commit, commit, commit, base, FlatIndex(self.dim))
+                why = f"{path} {FOREIGN}"
+            except FormatError as e:
+                why = str(e)
+        return self._without_snapshot(snapshot, why)
+
+    def _without_snapshot(self, newest: int, why: str = "") -> _View:
+        """A view that takes all from the database."""
+        if why:
+            warnings.warn(f"{why}; reading the database instead, until the next change writes it anew", stacklevel=5)
+        empty = FlatIndex(self.dim)
+        return _View(-1, -1, newest, empty, empty)
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
         """The k passages nearest to `query` by cosine, best first. Raises InputError."""
         if not isinstance(query, str) or not query.strip():
             raise InputError("the query is empty: ask something")
+        k = whole("k", k, 1)
         vector = self.model.encode_query(query, normalize_embeddings=True)
+        before = None
         while True:
-            best = sorted((-s, i) for s, i in _both(self._refresh(), vector, k))[:k]
+            view = self._refresh()
+            best = sorted((-s, i) for s, i in _both(view, vector, k))[:k]
             with self._lock, data.transaction(self._db, "DEFERRED"):
                 hits = [self._hit(i, -s) for s, i in best]
-            if None not in hits:  # else one of them was removed between the two: look again
+            if None not in hits:
                 return hits  # type: ignore[return-value]
+            if view is before:  # not removed a moment ago, but never there
+                self._view = self._without_snapshot(view.newest, f"{self.folder / SNAPSHOT} {FOREIGN}")
+            before = view  # look again
 
     def _hit(self, passage: int, score: float) -> Hit | None:
         row = self._db.execute(
@@ -316,7 +359,8 @@ class Collection:
         if row is None:
             return None
         title, text, key, offset, line, start, end, source = row
-        line += text.count("\n", 0, start) if line else 0
+        if line and kind_of(source) != "json":  # there a row is one line, whatever its text
+            line += len(re.findall(r"\r\n?|\n", text[:start]))
         return Hit(score, title, text[start:end], source, key, offset + start, offset + end, line, passage)
 
 
@@ -324,12 +368,12 @@ def _both(view: _View, vector: Floats, k: int) -> list[tuple[float, int]]:
     """(score, id) of the k best live passages of the snapshot and of those committed since."""
     found = []
     for index, extra in ((view.base, len(view.removed)), (view.tail, 0)):
-        scores, ids = index.search(vector, k + extra)
+        scores, ids = index.search(vector, min(k + extra, len(index) or 1))
         found += [(s, i) for s, i in zip(scores[0].tolist(), ids[0].tolist(), strict=True) if i >= 0]
     return [(s, i) for s, i in found if i not in view.removed]
 
 
 def digest_of(document: Document) -> bytes:
-    """Changes whenever anything about a document changes that is encoded or shown."""
-    parts = (document.title, document.text, str(document.start), str(document.line))
-    return hashlib.sha256("\0".join(f"{len(p)}:{p}" for p in parts).encode("utf-8", "surrogatepass")).digest()
+    """Changes whenever anything about a document changes that is encoded or shown. Raises UnicodeEncodeError."""
+    parts = (document.key, document.title, document.text, str(document.start), str(document.line))
+    return hashlib.sha256("\0".join(f"{len(p)}:{p}" for p in parts).encode()).digest()

@@ -48,8 +48,16 @@ def connect(path: Path) -> sqlite3.Connection:
         raise FormatError(f"{path} cannot be opened as a collection's database: {e}") from None
 
 
+def is_blank(path: Path) -> bool:
+    """Whether there is no database, or one without tables: what is left when `create` is killed. Raises FormatError."""
+    if not path.is_file():
+        return True
+    with contextlib.closing(connect(path)) as db:
+        return not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+
+
 def create(path: Path, meta: dict[str, str]) -> sqlite3.Connection:
-    """A new database with its `meta` entries, complete or not there at all."""
+    """A new database with its `meta` entries, or the one there is: of several creators the first decides."""
     db = connect(path)
     with transaction(db):
         if not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
@@ -61,14 +69,25 @@ def create(path: Path, meta: dict[str, str]) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def transaction(db: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    """All or nothing. kind DEFERRED: several reads of one state."""
-    db.execute(f"BEGIN {kind}")
+    """All or nothing. kind DEFERRED: several reads of one state.
+
+    Raises FormatError if the database is damaged, InputError if it cannot be used for now.
+    """
     try:
-        yield
-    except BaseException:
-        db.execute("ROLLBACK")
+        db.execute(f"BEGIN {kind}")
+        try:
+            yield
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:  # some errors have rolled back by themselves
+                db.execute("ROLLBACK")
+            raise
+    except sqlite3.ProgrammingError:  # a closed collection
         raise
-    db.execute("COMMIT")
+    except sqlite3.OperationalError as e:  # locked, disk full, read-only
+        raise InputError(f"the collection's database cannot be used: {e}") from e
+    except sqlite3.DatabaseError as e:
+        raise FormatError(f"the collection's database is damaged ({e}): remove the collection and index again") from e
 
 
 @contextlib.contextmanager
@@ -78,7 +97,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
     try:
         try:
             lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as e:
+        except sqlite3.DatabaseError as e:
             if e.sqlite_errorcode == sqlite3.SQLITE_BUSY:
                 raise InputError(f"another process is writing to {folder}: wait until it has finished") from None
             raise InputError(f"cannot write to {folder}: {e}") from None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..errors import InputError
 from ..text.files import find_sources, read_documents
 from .collection import Changes, Collection
 
@@ -37,6 +38,11 @@ def ingest(
     number of characters to be done, progress with those done since. Raises InputError, FormatError.
     """
     files = find_sources(paths)
+    for file in files:
+        try:
+            str(file.resolve()).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"the name of the file {str(file)!r} is not UTF-8: rename it") from None
     known = collection.sources()
     stamps = {str(f.resolve()): f"{f.stat().st_size} {f.stat().st_mtime_ns} {text} {title} {id}" for f in files}
     due = [name for name, stamp in stamps.items() if known.get(name) != stamp]
@@ -50,7 +56,7 @@ def ingest(
 
     folders = [Path(p).resolve() for p in paths if Path(p).is_dir()]
     for name in known:
-        if name not in stamps and any(Path(name).is_relative_to(folder) for folder in folders):
+        if name not in stamps and not Path(name).exists() and any(Path(name).is_relative_to(f) for f in folders):
             report.changes.removed += collection.drop(name)
             report.removed_files += 1
     collection.compact()

@@ -10,7 +10,7 @@ from ..text.tokenizer import Tokenizer
 from ..text.windows import windows
 
 OVERLAP = 32  # tokens that neighbouring windows share
-TITLE_TOKENS = 64  # a longer title is cut, so that every window has room for text
+TITLE_TOKENS = 64  # a longer title is cut, as is one beyond a quarter of the limit: every window has room for text
 SLACK = 8  # a window that begins or ends inside a word may count a few tokens more by itself
 
 
@@ -25,7 +25,10 @@ class Passage:
 
 def passages_of(documents: Sequence[Document], tokenizer: Tokenizer, limit: int) -> list[list[Passage]]:
     """The passages of each document, each at most `limit` tokens long with its title."""
-    titles = [_short(d.title, tokenizer) for d in documents]
+    most = min(TITLE_TOKENS, limit // 4)
+    spans = tokenizer.offsets([d.title for d in documents])
+    ends = [s[:most].max(initial=0) if len(s) > most else None for s in spans]
+    titles = [d.title[:end] for d, end in zip(documents, ends, strict=True)]
     counts = [len(ids) for ids in tokenizer.bare(titles)]
     offsets = tokenizer.offsets([d.text for d in documents])
     found = []
@@ -36,10 +39,3 @@ def passages_of(documents: Sequence[Document], tokenizer: Tokenizer, limit: int)
         prefix = f"{title}\n" if title else ""
         found.append([Passage(a, b, prefix + document.text[a:b]) for a, b in cut])
     return found
-
-
-def _short(title: str, tokenizer: Tokenizer) -> str:
-    if len(title) <= TITLE_TOKENS:
-        return title
-    (spans,) = tokenizer.offsets([title])
-    return title if len(spans) <= TITLE_TOKENS else title[: int(spans[TITLE_TOKENS - 1][1])]

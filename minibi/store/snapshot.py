@@ -1,7 +1,7 @@
 """Snapshots: arrays with a checksum each in one safetensors file, replaced atomically, memory-mapped on reading.
 
 Any safetensors reader can open one. The metadata holds what kind of thing it is, a format version, free fields as JSON,
-and the CRC-32 of every tensor.
+the CRC-32 of every tensor, and one of all that the header says.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NAMES = {
 
 def write_snapshot(path: str | Path, kind: str, arrays: Mapping[str, NDArray], fields: Mapping[str, Any]) -> None:
     """Writes `arrays` and the JSON-able `fields` as a snapshot of the given kind, atomically and durably."""
-    solid = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    solid = {name: np.asarray(a, a.dtype.newbyteorder("="), order="C") for name, a in arrays.items()}
     solid = dict(sorted(solid.items(), key=lambda item: -item[1].itemsize))  # so that each is aligned to its own size
     header: dict[str, Any] = {
         "__metadata__": {
@@ -45,6 +45,7 @@ def write_snapshot(path: str | Path, kind: str, arrays: Mapping[str, NDArray], f
     for name, a in solid.items():
         header[name] = {"dtype": _NAMES[a.dtype.name], "shape": list(a.shape), "data_offsets": [at, at + a.nbytes]}
         at += a.nbytes
+    header["__metadata__"]["header_crc32"] = _header_sum(header)
     text = json.dumps(header).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
 
@@ -65,16 +66,23 @@ def read_snapshot(path: str | Path, kind: str, *, verify: bool = True) -> tuple[
     """
     path = Path(path)
     try:
-        _, metadata, _ = read_header(path)
+        with path.open("rb"):
+            pass
+        tensors, metadata, _ = read_header(path)
+        metadata = metadata or {}
         if metadata.get("format") != "minibi" or metadata.get("kind") != kind:
             raise FormatError(f"{path} is not a {kind} file of minibi")
         if int(metadata["version"]) > VERSION:
             raise FormatError(f"{path} was written by a newer version of minibi: upgrade to read it")
+        if metadata.pop("header_crc32") != _header_sum({"__metadata__": metadata, **tensors}):
+            raise FormatError(f"{path} is damaged: the checksum of its header does not match")
         fields, sums = json.loads(metadata["fields"]), json.loads(metadata["crc32"])
         arrays = read_safetensors(path)
-    except ModelError as e:
-        raise FormatError(str(e)) from None
-    except (KeyError, ValueError, TypeError) as e:
+    except OSError as e:
+        raise FormatError(f"{path} cannot be read: {e.strerror}") from None
+    except ModelError:
+        raise FormatError(f"{path} is damaged, or was never a {kind} file of minibi") from None
+    except (KeyError, ValueError, TypeError, RecursionError) as e:
         if isinstance(e, FormatError):
             raise
         raise FormatError(f"{path} is damaged: its metadata cannot be read ({e!r})") from None
@@ -85,6 +93,10 @@ def read_snapshot(path: str | Path, kind: str, *, verify: bool = True) -> tuple[
             if zlib.crc32(_bytes(a)) != sums[name]:
                 raise FormatError(f"{path} is damaged: the checksum of {name} does not match")
     return arrays, fields
+
+
+def _header_sum(header: Mapping[str, Any]) -> str:
+    return str(zlib.crc32(json.dumps(header, sort_keys=True).encode()))
 
 
 def _bytes(a: NDArray) -> memoryview:

@@ -70,9 +70,10 @@ def weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as e:
+            outside = any(Path(n).name != n or n == ".." for n in names)
+        except (ValueError, KeyError, AttributeError, TypeError) as e:
             raise ModelError(f"{index} is not a list of weight shards: {e!r}") from None
-        if any(Path(n).name != n for n in names):
+        if outside:
             raise ModelError(f"{index} names files outside its folder")
         return [folder / n for n in names]
     if (folder / "pytorch_model.bin").is_file():

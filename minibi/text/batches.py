@@ -35,10 +35,12 @@ def pack(ids: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = N
     """Token lists laid end to end; types are zero where none are given."""
     starts = np.zeros(len(ids) + 1, np.int64)
     np.cumsum([len(i) for i in ids], out=starts[1:])
-    flat = np.concatenate([np.asarray(i, np.int32) for i in ids]) if ids else np.zeros(0, np.int32)
-    if types is None:
-        return Batch(flat, np.zeros_like(flat), starts)
-    return Batch(flat, np.concatenate([np.asarray(t, np.int32) for t in types]), starts)
+    flat = _end_to_end(ids)
+    return Batch(flat, np.zeros_like(flat) if types is None else _end_to_end(types), starts)
+
+
+def _end_to_end(lists: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+    return np.concatenate([np.zeros(0, np.int32), *[np.asarray(one, np.int32) for one in lists]])
 
 
 def plan(lengths: Sequence[int], *, tokens: int, texts: int | None = None) -> list[NDArray[np.int64]]:

@@ -49,7 +49,7 @@ class Tokenizer:
             raise ModelError(f"{file} cannot be read as a tokenizer: {e}") from None
         self._backend.no_truncation()
         self._backend.no_padding()
-        self.max_length = max_length or _configured_length(folder)
+        self.max_length = _configured_length(folder) if max_length is None else max_length
         if self.max_length is not None and self.max_length <= max(self.specials, self.pair_specials):
             raise ModelError(f"max_length {self.max_length} leaves no room for text beside the special tokens")
 
@@ -100,10 +100,11 @@ class Tokenizer:
         return [np.array(e.offsets, np.int64).reshape(-1, 2) for e in self._encode(texts, self._backend.encode_batch)]
 
     def _encode(self, texts: Sequence[str], encode: Any) -> list[Any]:
+        texts = as_texts(texts)
         try:
-            return encode(list(texts), add_special_tokens=False)
+            return encode(texts, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):
-            return encode([_clean(t, i) for i, t in enumerate(texts)], add_special_tokens=False)
+            return encode([_without_surrogates(text) for text in texts], add_special_tokens=False)
 
     def encode(self, texts: Sequence[str], truncation: Truncation = "warn") -> list[Tokens]:
         """Token ids with special tokens, at most `max_length` of them.
@@ -113,28 +114,37 @@ class Tokenizer:
         """
         bare = self.bare(texts)
         room = self._room(self.specials)
-        if truncation != "silent":
-            self._report([i for i, ids in enumerate(bare) if len(ids) > room], truncation)
+        self._report([i for i, ids in enumerate(bare) if len(ids) > room], truncation)
         return [self._dress(self._single, ids[:room])[0] for ids in bare]
 
-    def encode_chunks(self, texts: Sequence[str]) -> list[list[Tokens]]:
-        """Each text as one or more pieces of at most `max_length` tokens, of nearly equal length, none lost."""
+    def encode_chunks(self, texts: Sequence[str], prompt: str = "") -> list[list[Tokens]]:
+        """Each text as one or more pieces of at most `max_length` tokens, of nearly equal length, none lost.
+
+        Every piece begins with the prompt.
+        """
+        (whole_head,) = self.bare([prompt])
         room = self._room(self.specials)
+        if len(whole_head) >= room:
+            raise InputError(f"the prompt leaves no room for text within {self.max_length} tokens: use a shorter one")
         chunks = []
-        for ids in self.bare(texts):
-            count = max(1, -(-len(ids) // room))
-            cuts = [round(i * len(ids) / count) for i in range(count + 1)]
-            chunks.append([self._dress(self._single, ids[a:b])[0] for a, b in pairwise(cuts)])
+        for ids in self.bare([prompt + text for text in as_texts(texts)]):
+            head = whole_head if ids[: len(whole_head)] == whole_head else []  # else: it ran into the first word
+            rest = ids[len(head) :]
+            count = max(1, -(-len(rest) // (room - len(head))))
+            cuts = [round(i * len(rest) / count) for i in range(count + 1)]
+            chunks.append([self._dress(self._single, head + rest[a:b])[0] for a, b in pairwise(cuts)])
         return chunks
 
     def encode_pairs(
         self, pairs: Sequence[tuple[str, str]], truncation: Truncation = "warn"
     ) -> list[tuple[Tokens, Tokens]]:
         """(ids, type ids) of each pair; when too long, tokens are dropped from the longer side first."""
+        for i, pair in enumerate(pairs):
+            if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(side, str) for side in pair):
+                raise InputError(f"pair number {i} is not two strings: pass [(query, document), ...]")
         sides = [self.bare([pair[side] for pair in pairs]) for side in (0, 1)]
         room = self._room(self.pair_specials)
-        if truncation != "silent":
-            self._report([i for i, (a, b) in enumerate(zip(*sides, strict=True)) if len(a) + len(b) > room], truncation)
+        self._report([i for i, (a, b) in enumerate(zip(*sides, strict=True)) if len(a) + len(b) > room], truncation)
         out = []
         for a, b in zip(*sides, strict=True):
             keep_a, keep_b = longest_first(len(a), len(b), room)
@@ -154,7 +164,9 @@ class Tokenizer:
         return np.array(ids, np.int32), np.array(types, np.int32)
 
     def _report(self, long: list[int], truncation: Truncation) -> None:
-        if not long:
+        if truncation not in ("warn", "raise", "silent"):
+            raise InputError(f"truncation {truncation!r} is not 'warn', 'raise' or 'silent'")
+        if not long or truncation == "silent":
             return
         some = f"{len(long)} of the texts (first: number {long[0]}) exceed {self.max_length} tokens"
         if truncation == "raise":
@@ -185,15 +197,27 @@ def _configured_length(folder: Path) -> int | None:
             value = json.loads((folder / name).read_text(encoding="utf-8")).get(key)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError) as e:
-            raise ModelError(f"{folder / name} is not valid JSON: {e}") from None
+        except (OSError, ValueError, AttributeError) as e:
+            raise ModelError(f"{folder / name} is not a JSON object: {e}") from None
         if isinstance(value, int) and 0 < value < 10**9:  # transformers writes 10^30 for "no limit"
             return value
     return None
 
 
-def _clean(text: str, i: int) -> str:
-    """Text the library accepts: lone surrogates, which UTF-8 cannot hold, become U+FFFD."""
-    if not isinstance(text, str):
-        raise InputError(f"text number {i} is {type(text).__name__}, not str: pass strings only")
+def as_texts(texts: str | Sequence[str]) -> list[str]:
+    """A list of strings, from one or many. Raises InputError that names the first thing that is no string."""
+    if isinstance(texts, str):
+        return [texts]
+    try:
+        found = list(texts)
+    except TypeError:
+        raise InputError(f"expected a string or a list of strings, not {type(texts).__name__}") from None
+    for i, text in enumerate(found):
+        if not isinstance(text, str):
+            raise InputError(f"text number {i} is {type(text).__name__}, not str: pass strings only")
+    return [str(text) for text in found]  # NumPy's str_ included
+
+
+def _without_surrogates(text: str) -> str:
+    """Text that UTF-8 can hold: a lone surrogate becomes U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

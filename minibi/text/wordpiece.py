@@ -2,6 +2,9 @@
 
 Clean the text, split it into words and punctuation, and cut each word greedily into the longest pieces the vocabulary
 knows; pieces inside a word begin with ##. (Devlin et al. 2019; Wu et al. 2016, section 4.1.)
+
+What counts as punctuation, accent or control is up to the Unicode version: the library knows that of 2015, Python a
+newer one, so a mark that was added in between may be cut differently.
 """
 
 from __future__ import annotations
@@ -14,12 +17,12 @@ MAX_WORD = 100  # longer words become [UNK]
 
 
 def is_cjk(c: str) -> bool:
-    """Chinese characters stand alone: each is a word."""
+    """Chinese characters stand alone: each is a word. (Extension E begins at 2B820, but the library says 2B920.)"""
     return any(
         a <= ord(c) <= b
         for a, b in (
             (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
-            (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+            (0x2B740, 0x2B81F), (0x2B920, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
         )
     )  # fmt: skip
 
@@ -35,10 +38,10 @@ def normalize(text: str) -> str:
     for c in text:
         if c in "\t\n\r" or unicodedata.category(c) == "Zs":
             kept.append(" ")
-        elif c not in "\0\ufffd" and not unicodedata.category(c).startswith("C"):
+        elif c not in "\0\ufffd" and unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs"):
             kept.append(f" {c} " if is_cjk(c) else c)
     decomposed = unicodedata.normalize("NFD", "".join(kept))
-    return "".join(c for c in decomposed if unicodedata.category(c) != "Mn").lower()
+    return "".join(c.lower() for c in decomposed if unicodedata.category(c) != "Mn")  # by itself: no final sigma
 
 
 def words(text: str) -> list[str]:
