@@ -34,7 +34,7 @@ _ACTIVATIONS: dict[str, Callable[[Floats], Any]] = {"logits": lambda x: x, "sigm
 class CrossEncoder:
     """A BERT with a classification head, from a folder such as cross-encoder/ms-marco-MiniLM-L-6-v2.
 
-    name: a folder or a hub name. max_length: tokens read per pair (default: the model's limit). compute: as in BiEncoder.
+    name: a folder or a hub name. max_length: tokens read per pair (default: the model's limit). compute: see BiEncoder.
     Raises ModelError if the folder is missing, incomplete or of another architecture.
     """
 
