@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 from . import simd
 from .cache import inline, kernel
 from .matmul import ADDRESS, PANEL, ROWS, VECTORS, multiply_panel, tile
-from .simd import LANES, Loop, f32, i64
+from .simd import LANES, Loop, i64
 
 WIDE = min(VECTORS, 2)  # vectors of a value panel: heads are mostly 32 or 64 wide
 VALUE_PANEL = WIDE * LANES
@@ -112,10 +112,10 @@ def divide_block(typing_context, source, n, divisor, out):
     def generate(context, builder, signature, args):
         e = builder
         source, n, divisor, out = args
-        factor = simd.splat(e, e.fdiv(f32(1.0), divisor))
+        divisor = simd.splat(e, divisor)
         with Loop(e, n, step=LANES) as loop:
             at = e.mul(loop.index, i64(4))
-            simd.store(e, simd.load(e, e.add(source, at)) * factor, e.add(out, at))
+            simd.store(e, simd.load(e, e.add(source, at)) / divisor, e.add(out, at))
             loop.next()
         return context.get_dummy_value()
 
@@ -177,9 +177,9 @@ def _pack_values(v, stride, length, width, values):
 
 
 @kernel
-def attend_at(q, k, v, stride, starts, heads, width, scale, first_only, out, out_stride, scratch):
-    """out [T, H, D] = softmax(q k^T scale) v within each text; q, k, v are addresses of [T, H, D] with `stride` bytes
-    from token to token, as `out` is with out_stride. first_only: for each text's first token alone, out [B, H, D].
+def attend_at(q, k, v, q_stride, k_stride, v_stride, starts, heads, width, scale, first_only, out, out_stride, scratch):
+    """out [T, H, D] = softmax(q k^T scale) v within each text; q, k, v are addresses of [T, H, D] with that many
+    bytes from token to token, and out too. first_only: for each text's first token alone, out [B, H, D].
 
     scratch: `scratch_floats` of the longest text.
     """
@@ -196,21 +196,21 @@ def attend_at(q, k, v, stride, starts, heads, width, scale, first_only, out, out
         queries = 1 if first_only else length
         target = out + out_stride * (text if first_only else first)
         for head in range(heads):
-            here = stride * first + 4 * head * width
-            _pack_keys(k + here, stride, length, width, keys)
-            _pack_values(v + here, stride, length, width, values)
+            at = 4 * head * width
+            _pack_keys(k + k_stride * first + at, k_stride, length, width, keys)
+            _pack_values(v + v_stride * first + at, v_stride, length, width, values)
             for i in range(0, queries, ROWS):
                 rows = min(ROWS, queries - i)
                 n = 0
                 while n < length:
                     panel = _panel_width(length - n)
-                    a, b, c = q + here + stride * i, keys + 4 * n * width, scores + 4 * n
+                    a, b, c = q + q_stride * (first + i) + at, keys + 4 * n * width, scores + 4 * n
                     if panel == LANES:
-                        multiply_quarter(a, stride, b, width, c, 4 * padded, rows)
+                        multiply_quarter(a, q_stride, b, width, c, 4 * padded, rows)
                     elif panel == VALUE_PANEL:
-                        multiply_half(a, stride, b, width, c, 4 * padded, rows)
+                        multiply_half(a, q_stride, b, width, c, 4 * padded, rows)
                     else:
-                        multiply_panel(a, stride, b, width, c, 4 * padded, rows)
+                        multiply_panel(a, q_stride, b, width, c, 4 * padded, rows)
                     n += panel
                 softmax_rows(scores, 4 * padded, length, factor, sums.ctypes.data)
                 for block in range(0, width, VALUE_PANEL):
@@ -234,6 +234,6 @@ def attend(q, k, v, starts, scale, first_only, out):
         longest = max(longest, starts[text + 1] - starts[text])
     scratch = np.empty(scratch_floats(longest, q.shape[2]), np.float32)
     attend_at(
-        q.ctypes.data, k.ctypes.data, v.ctypes.data, q.strides[0], starts, q.shape[1], q.shape[2], scale,
-        first_only, out.ctypes.data, 4 * q.shape[1] * q.shape[2], scratch.ctypes.data,
+        q.ctypes.data, k.ctypes.data, v.ctypes.data, q.strides[0], k.strides[0], v.strides[0], starts,
+        q.shape[1], q.shape[2], scale, first_only, out.ctypes.data, 4 * q.shape[1] * q.shape[2], scratch.ctypes.data,
     )  # fmt: skip

@@ -59,8 +59,8 @@ def run(program, numbers, table, widths, ids, types, starts, scratch):
             heads, width = step[EXTRA], step[WIDTH]
             channels = 4 * heads * width
             attend_at(
-                x, x + channels, x + 2 * channels, widths[step[X]], starts, heads, width, numbers[step[NUMBER]],
-                step[PER_TEXT] == 1, out, widths[step[OUT]], memory,
+                x, x + channels, x + 2 * channels, widths[step[X]], widths[step[X]], widths[step[X]], starts,
+                heads, width, numbers[step[NUMBER]], step[PER_TEXT] == 1, out, widths[step[OUT]], memory,
             )  # fmt: skip
         else:
             stride = widths[step[OUT]]

@@ -36,6 +36,7 @@ ints = ir.VectorType(i32, LANES)
 _WIDE = ("avx512", "x86-64-v4", "icelake", "cascadelake", "cooperlake", "sapphirerapids", "znver4", "znver5")
 
 
+_AVX2 = ("haswell", "broadwell", "skylake", "x86-64-v3", "znver", *_WIDE)
 _VNNI = ("icelake", "cascadelake", "cooperlake", "tigerlake", "rocketlake", "sapphirerapids", "znver4", "znver5")
 
 
@@ -58,8 +59,15 @@ def has_byte_dot() -> bool:
     return target_has("avx512vnni", *_VNNI) and has_wide_registers()
 
 
+def widens_halves() -> bool:
+    """An instruction from float16 to float32; without one LLVM would call a function that need not exist."""
+    triple, *_ = cpu_target.target_context.codegen().magic_tuple()
+    x86 = triple.startswith(("x86", "i686", "i386"))
+    return not x86 or target_has("f16c", "ivybridge", *_AVX2)
+
+
 def has_avx2() -> bool:
-    return target_has("avx2", "haswell", "broadwell", "skylake", "x86-64-v3", "znver", *_WIDE)
+    return target_has("avx2", *_AVX2)
 
 
 class Lanes:
@@ -138,8 +146,18 @@ def to_floats(b: ir.IRBuilder, x: Any) -> Lanes:
 
 
 def load_halves(b: ir.IRBuilder, address: Any, offset: int = 0) -> Lanes:
-    """Sixteen float16 from memory, widened exactly."""
-    return Lanes(b, b.fpext(b.load(_pointer(b, address, offset, ir.VectorType(ir.HalfType(), LANES)), align=2), floats))
+    """Sixteen finite float16 from memory, widened exactly."""
+    if widens_halves():
+        halves = b.load(_pointer(b, address, offset, ir.VectorType(ir.HalfType(), LANES)), align=2)
+        return Lanes(b, b.fpext(halves, floats))
+    shorts = b.load(_pointer(b, address, offset, ir.VectorType(ir.IntType(16), LANES)), align=2)
+
+    def each(x: int) -> Any:
+        return ir.Constant(ints, [x] * LANES)
+
+    wide = b.zext(shorts, ints)  # move sign, exponent and fraction to their places, then mend the exponent's offset
+    moved = b.or_(b.shl(b.and_(wide, each(0x8000)), each(16)), b.shl(b.and_(wide, each(0x7FFF)), each(13)))
+    return Lanes(b, b.bitcast(moved, floats)) * 2.0**112
 
 
 def store_bytes(b: ir.IRBuilder, x: Lanes, address: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..environment import plain_kernels
+from ..environment import plain_kernels, thread_count
 from ..errors import InputError
 from ..shapes import Floats
 from ..text.batches import Batch, pack, plan
@@ -75,6 +75,7 @@ def run_batches(
     for name, value in (("batch_size", batch_size), ("token_budget", token_budget)):
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
+    threads = thread_count(threads)
     lengths = [len(i) for i in ids]
     results: list[Any] = [None] * len(ids)
 

@@ -105,8 +105,8 @@ class Recorder:
         self, ids: Any, types: Any, positions: Any, word: Any, position: Any, token_type: Any, *norm: Any
     ) -> Value:
         gamma, beta, eps = norm
-        word, position, token_type = (_readable(table) for table in (word, position, token_type))
         channels = position.shape[1]
+        word, position, token_type = (_readable(table) for table in (word, position, token_type))
         value = self._value(channels, len(gamma), False)
         self._step(
             op.EMBED, X=self._weight(word), EXTRA=self._weight(position, token_type), OUT=value.place, K=channels,
@@ -179,7 +179,9 @@ def _code_width(channels: int) -> int:
 
 
 def _readable(table: NDArray) -> NDArray:
-    """A table whose rows may be read in whole vectors."""
+    """A table of float16 or float32 whose rows may be read in whole vectors."""
+    if table.dtype not in (np.float16, np.float32):
+        table = table.astype(np.float32)
     if table.shape[1] % LANES == 0:
         return table
     return np.pad(table, ((0, 0), (0, LANES - table.shape[1] % LANES)))
