@@ -12,83 +12,228 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import simd
-from .cache import kernel
+from .cache import inline, kernel
 from .matmul import ADDRESS, PANEL, ROWS, VECTORS, multiply_panel, tile
 from .simd import LANES, Loop, i64
 
 WIDE = min(VECTORS, 2)  # vectors of a value panel: heads are mostly 32 or 64 wide
 VALUE_PANEL = WIDE * LANES
 weigh_values = tile(WIDE)
+multiply_half = tile(WIDE)  # the last key panel of a text may be narrower
+multiply_quarter = tile(1)
 
 
 @intrinsic
-def softmax_row(typing_context, p, n, scale):
-    """p[:n] <- 2^(scale (p - max p)), zero up to the next multiple of 16; returns the sum.
+def softmax_rows(typing_context, p, stride, n, scale, sums):
+    """p[:n] <- 2^(scale (p - max p)) in ROWS rows, zero up to the next multiple of 16; the rows' sums to `sums`.
 
     With scale = log2(e) / sqrt(D) the weights are p / sum. The caller divides the D outputs instead of the n weights.
+    All rows go together: each is a chain of dependent steps, and six of them fill the processor's pipelines.
     """
 
     def generate(context, builder, signature, args):
         e = builder
-        p, n, scale = args
+        p, stride, n, scale, sums = args
+        rows = [e.add(p, e.mul(stride, i64(r))) for r in range(ROWS)]
         last = e.mul(e.sdiv(e.sub(n, i64(1)), i64(LANES)), i64(LANES))
-        end = e.add(p, e.mul(last, i64(4)))
-        simd.store(e, simd.keep_first(e, simd.load(e, end), e.sub(n, last), -3e38), end)
-        with Loop(e, n, [simd.constant(e, -3e38)], step=LANES) as loop:
-            loop.next(loop.carried[0].max(simd.load(e, e.add(p, e.mul(loop.index, i64(4))))))
-        top = simd.splat(e, simd.max_lanes(e, loop.results[0]))
+        for row in rows:
+            end = e.add(row, e.mul(last, i64(4)))
+            simd.store(e, simd.keep_first(e, simd.load(e, end), e.sub(n, last), -3e38), end)
+        with Loop(e, n, [simd.constant(e, -3e38)] * ROWS, step=LANES) as loop:
+            at = e.mul(loop.index, i64(4))
+            loop.next(*(top.max(simd.load(e, e.add(row, at))) for top, row in zip(loop.carried, rows, strict=True)))
         factor = simd.splat(e, scale)
-        shift = top * factor * -1.0
-        with Loop(e, n, [simd.constant(e, 0.0)], step=LANES) as loop:
-            at = e.add(p, e.mul(loop.index, i64(4)))
-            weight = simd.exp2(simd.load(e, at).fma(factor, shift))
-            simd.store(e, weight, at)
-            loop.next(loop.carried[0] + weight)
-        return simd.sum_lanes(e, loop.results[0])
+        shifts = [simd.splat(e, simd.max_lanes(e, top)) * factor * -1.0 for top in loop.results]
+        with Loop(e, n, [simd.constant(e, 0.0)] * ROWS, step=LANES) as loop:
+            at = e.mul(loop.index, i64(4))
+            totals = []
+            for row, shift, total in zip(rows, shifts, loop.carried, strict=True):
+                weight = simd.exp2(simd.load(e, e.add(row, at)).fma(factor, shift))
+                simd.store(e, weight, e.add(row, at))
+                totals.append(total + weight)
+            loop.next(*totals)
+        for r, total in enumerate(loop.results):
+            simd.store_scalar(e, simd.sum_lanes(e, total), e.add(sums, i64(4 * r)))
+        return context.get_dummy_value()
 
-    return types.float32(ADDRESS, ADDRESS, types.float32), generate
+    return types.void(ADDRESS, ADDRESS, ADDRESS, types.float32, ADDRESS), generate
+
+
+@intrinsic
+def transpose_block(typing_context, rows, stride, count, out, out_stride):
+    """16 x 16 floats: out[j, i] = rows[min(i, count - 1), j]; strides in bytes."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        rows, stride, count, out, out_stride = args
+        last = e.sub(count, i64(1))
+        loaded = []
+        for i in range(LANES):
+            within = e.select(e.icmp_signed("<", i64(i), count), i64(i), last)
+            loaded.append(simd.load(e, e.add(rows, e.mul(stride, within))))
+        for j, column in enumerate(simd.transpose(e, loaded)):
+            simd.store(e, column, e.add(out, e.mul(out_stride, i64(j))))
+        return context.get_dummy_value()
+
+    return types.void(*[ADDRESS] * 5), generate
+
+
+@intrinsic
+def copy_block(typing_context, source, n, out):
+    """n floats, a multiple of 16."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        source, n, out = args
+        with Loop(e, n, step=LANES) as loop:
+            at = e.mul(loop.index, i64(4))
+            simd.store(e, simd.load(e, e.add(source, at)), e.add(out, at))
+            loop.next()
+        return context.get_dummy_value()
+
+    return types.void(*[ADDRESS] * 3), generate
+
+
+@intrinsic
+def copy_float(typing_context, source, out):
+    """One float from one address to another."""
+
+    def generate(context, builder, signature, args):
+        simd.store_scalar(builder, simd.load_scalar(builder, args[0]), args[1])
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, ADDRESS), generate
+
+
+@intrinsic
+def divide_block(typing_context, source, n, divisor, out):
+    """n floats, a multiple of 16, divided by one."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        source, n, divisor, out = args
+        divisor = simd.splat(e, divisor)
+        with Loop(e, n, step=LANES) as loop:
+            at = e.mul(loop.index, i64(4))
+            simd.store(e, simd.load(e, e.add(source, at)) / divisor, e.add(out, at))
+            loop.next()
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, ADDRESS, types.float32, ADDRESS), generate
+
+
+@inline
+def scratch_floats(longest, width):
+    """How much scratch `attend_at` needs for texts up to `longest` tokens and heads of `width`."""
+    padded = (longest + PANEL - 1) // PANEL * PANEL
+    wide = (width + VALUE_PANEL - 1) // VALUE_PANEL * VALUE_PANEL
+    return padded * width + longest * wide + ROWS * padded + ROWS * wide + 64
+
+
+@inline
+def _panel_width(left):
+    """Keys in the next panel when `left` are left: a full panel, or for the last one the narrowest that holds them."""
+    if left <= LANES:
+        return LANES
+    if left <= VALUE_PANEL:
+        return VALUE_PANEL
+    return PANEL
+
+
+@inline
+def _pack_keys(k, stride, length, width, keys):
+    """Keys [S, D] -> panels [D, panel width], one after the other."""
+    n = 0
+    while n < length:
+        panel = _panel_width(length - n)
+        out = keys + 4 * n * width
+        if width % LANES == 0:
+            for t in range(0, min(panel, length - n), LANES):
+                for d in range(0, width, LANES):
+                    transpose_block(
+                        k + stride * (n + t) + 4 * d, stride, min(LANES, length - n - t), out + 4 * (d * panel + t),
+                        4 * panel,
+                    )  # fmt: skip
+        else:
+            for t in range(min(panel, length - n)):
+                for d in range(width):
+                    copy_float(k + stride * (n + t) + 4 * d, out + 4 * (d * panel + t))
+        n += panel
+
+
+@inline
+def _pack_values(v, stride, length, width, values):
+    """Values [S, D] -> panels [S, VALUE_PANEL]; columns beyond D keep whatever they held, and are not used."""
+    for block in range(0, width, VALUE_PANEL):
+        out = values + 4 * block * length
+        whole = min(VALUE_PANEL, width - block)
+        for t in range(length):
+            row, target = v + stride * t + 4 * block, out + 4 * VALUE_PANEL * t
+            if whole % LANES == 0:
+                copy_block(row, whole, target)
+            else:
+                for d in range(whole):
+                    copy_float(row + 4 * d, target + 4 * d)
 
 
 @kernel
-def attend(q, k, v, starts, scale, out):
-    """out [T, H, D] = softmax(q k^T scale) v within each text; q, k, v [T, H, D] may be views of one [T, 3, H, D].
+def attend_at(q, k, v, q_stride, k_stride, v_stride, starts, heads, width, scale, first_only, out, out_stride, scratch):
+    """out [T, H, D] = softmax(q k^T scale) v within each text; q, k, v are addresses of [T, H, D] with that many
+    bytes from token to token, and out too. first_only: for each text's first token alone, out [B, H, D].
 
-    `starts` int64 [B+1] delimits the texts. Scratch: 2 * S * D floats for the longest text of S tokens.
+    scratch: `scratch_floats` of the longest text.
     """
-    heads, width = q.shape[1], q.shape[2]
+    factor = np.float32(scale * 1.4426950408889634)
+    sums = np.empty(ROWS, np.float32)
+    for text in range(starts.size - 1):
+        first, length = starts[text], starts[text + 1] - starts[text]
+        padded = (length + PANEL - 1) // PANEL * PANEL
+        wide = (width + VALUE_PANEL - 1) // VALUE_PANEL * VALUE_PANEL
+        keys = scratch
+        values = keys + 4 * padded * width
+        scores = values + 4 * length * wide
+        mixed = scores + 4 * ROWS * padded
+        queries = 1 if first_only else length
+        target = out + out_stride * (text if first_only else first)
+        for head in range(heads):
+            at = 4 * head * width
+            _pack_keys(k + k_stride * first + at, k_stride, length, width, keys)
+            _pack_values(v + v_stride * first + at, v_stride, length, width, values)
+            for i in range(0, queries, ROWS):
+                rows = min(ROWS, queries - i)
+                n = 0
+                while n < length:
+                    panel = _panel_width(length - n)
+                    a, b, c = q + q_stride * (first + i) + at, keys + 4 * n * width, scores + 4 * n
+                    if panel == LANES:
+                        multiply_quarter(a, q_stride, b, width, c, 4 * padded, rows)
+                    elif panel == VALUE_PANEL:
+                        multiply_half(a, q_stride, b, width, c, 4 * padded, rows)
+                    else:
+                        multiply_panel(a, q_stride, b, width, c, 4 * padded, rows)
+                    n += panel
+                softmax_rows(scores, 4 * padded, length, factor, sums.ctypes.data)
+                for block in range(0, width, VALUE_PANEL):
+                    panel_at = values + 4 * block * length
+                    weigh_values(scores, 4 * padded, panel_at, length, mixed + 4 * block, 4 * wide, rows)
+                for r in range(rows):
+                    row, done = mixed + 4 * wide * r, target + out_stride * (i + r) + 4 * width * head
+                    if width % LANES == 0:
+                        divide_block(row, width, sums[r], done)
+                    else:
+                        divide_block(row, wide, sums[r], row)
+                        for d in range(width):
+                            copy_float(row + 4 * d, done + 4 * d)
+
+
+@kernel
+def attend(q, k, v, starts, scale, first_only, out):
+    """`attend_at` on arrays: q, k, v [T, H, D] may be views of one [T, 3, H, D]."""
     longest = 1
     for text in range(starts.size - 1):
         longest = max(longest, starts[text + 1] - starts[text])
-    padded = (longest + PANEL - 1) // PANEL * PANEL
-    blocks = (width + VALUE_PANEL - 1) // VALUE_PANEL
-    keys = np.zeros(padded * width, np.float32)  # [S/PANEL, D, PANEL]
-    values = np.zeros(blocks * longest * VALUE_PANEL, np.float32)  # [D/VALUE_PANEL, S, VALUE_PANEL]
-    scores = np.zeros((ROWS, padded), np.float32)
-    mixed = np.empty((ROWS, blocks * VALUE_PANEL), np.float32)
-    factor = np.float32(scale * 1.4426950408889634)
-    row_bytes = q.strides[0]
-    for text in range(starts.size - 1):
-        first, length = starts[text], starts[text + 1] - starts[text]
-        for head in range(heads):
-            for t in range(length):
-                base = t // PANEL * PANEL * width + t % PANEL
-                for d in range(width):
-                    keys[base + d * PANEL] = k[first + t, head, d]
-                    block, column = d // VALUE_PANEL, d % VALUE_PANEL
-                    values[(block * length + t) * VALUE_PANEL + column] = v[first + t, head, d]
-            for i in range(0, length, ROWS):
-                rows = min(ROWS, length - i)
-                query = q[first + i :, head].ctypes.data
-                for n in range(0, length, PANEL):
-                    panel = keys.ctypes.data + 4 * n * width
-                    multiply_panel(query, row_bytes, panel, width, scores.ctypes.data + 4 * n, 4 * padded, rows)
-                sums = np.empty(ROWS, np.float32)
-                for r in range(rows):
-                    sums[r] = softmax_row(scores.ctypes.data + 4 * r * padded, length, factor)
-                for block in range(blocks):
-                    panel = values.ctypes.data + 4 * block * length * VALUE_PANEL
-                    target = mixed.ctypes.data + 4 * block * VALUE_PANEL
-                    weigh_values(scores.ctypes.data, 4 * padded, panel, length, target, mixed.strides[0], rows)
-                for r in range(rows):
-                    for d in range(width):
-                        out[first + i + r, head, d] = mixed[r, d] / sums[r]
+    scratch = np.empty(scratch_floats(longest, q.shape[2]), np.float32)
+    attend_at(
+        q.ctypes.data, k.ctypes.data, v.ctypes.data, q.strides[0], k.strides[0], v.strides[0], starts,
+        q.shape[1], q.shape[2], scale, first_only, out.ctypes.data, 4 * q.shape[1] * q.shape[2], scratch.ctypes.data,
+    )  # fmt: skip

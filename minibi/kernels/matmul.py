@@ -5,6 +5,9 @@ that the inner loop reads it end to end. A tile of `ROWS` rows times one panel k
 down K: load a few vectors of the panel, multiply them by one broadcast number of each row, add. With 512-bit registers
 6 rows x 4 vectors fill 24 of 32; with narrower ones a tile is 6 rows x one vector of sixteen.
 
+Weights stored as float16 stay so. For a few rows, when reading weights is what takes the time, they are widened in the
+registers; for many rows a panel is widened once, into memory that stays in cache.
+
 An output element is one chain of fused multiply-adds over k = 0 .. K-1, whatever the tile, the number of rows or the
 width of the registers: the same row gives the same bits in any batch.
 """
@@ -14,58 +17,66 @@ from __future__ import annotations
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
-from ..shapes import Floats
 from . import simd
-from .cache import inline, kernel
+from .cache import kernel
 from .simd import LANES, Loop, i64
 
 ROWS = 6
 VECTORS = 4 if simd.has_wide_registers() else 1
 PANEL = VECTORS * LANES
+FEW_ROWS = 24  # up to here float16 weights are widened in registers
 ADDRESS = types.intp
+AHEAD = 4096  # bytes of a panel asked for before they are needed
 
 NONE, GELU, GELU_TANH, RELU, TANH, SIGMOID, RESIDUAL = range(7)  # what `linear` does after adding the bias
 
 
-def aligned(shape: tuple[int, ...]) -> Floats:
+def aligned(shape: tuple[int, ...], dtype: type = np.float32) -> NDArray:
     """Zeros that begin at a cache line."""
-    size = 4 * int(np.prod(shape))
+    size = np.dtype(dtype).itemsize * int(np.prod(shape))
     raw = np.zeros(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(np.float32).reshape(shape)
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def pack(w: Floats) -> Floats:
-    """w [K, N] -> panels [ceil(N / PANEL), K, PANEL], the last one filled up with zeros."""
+def pack(w: NDArray) -> NDArray:
+    """w [K, N], float32 or float16 -> panels [ceil(N / PANEL), K, PANEL] of the same type, zeros in the last one."""
     k, n = w.shape
-    panels = aligned((-(-n // PANEL), k, PANEL))
+    panels = aligned((-(-n // PANEL), k, PANEL), w.dtype.type)
     for i, panel in enumerate(panels):
         columns = w[:, i * PANEL : (i + 1) * PANEL]
         panel[:, : columns.shape[1]] = columns
     return panels
 
 
-def tile(vectors: int):
+def row_addresses(e, a, lda, rows):
+    """Addresses of ROWS rows of `a`; those beyond `rows` repeat the last, so nothing outside is read."""
+    last = e.sub(rows, i64(1))
+    within = [e.select(e.icmp_signed("<", i64(i), rows), i64(i), last) for i in range(1, ROWS)]
+    return [a, *(e.add(a, e.mul(lda, i)) for i in within)]
+
+
+def tile(vectors: int, halves: bool = False):
     """An intrinsic `(a, lda, b, k, c, ldc, rows)`: c = a @ b for up to ROWS rows and `vectors` * 16 columns.
 
-    a, b, c are addresses, lda and ldc row lengths in bytes, b is a packed panel [k, vectors * 16]. Rows beyond `rows`
-    repeat the last one and are not stored, so nothing outside `a` and `c` is touched.
+    a, b, c are addresses, lda and ldc row lengths in bytes, b is a packed panel [k, vectors * 16] of float32 or
+    float16. Only `rows` rows of `a` are read and of `c` written.
     """
+    size, load = (2, simd.load_halves) if halves else (4, simd.load)
 
     @intrinsic
     def multiply(typing_context, a, lda, b, k, c, ldc, rows):
         def generate(context, builder, signature, args):
             e = builder
             a, lda, b, k, c, ldc, rows = args
-            last = e.sub(rows, i64(1))
-            row = [a]
-            for i in range(1, ROWS):
-                within = e.select(e.icmp_signed("<", i64(i), rows), i64(i), last)
-                row.append(e.add(a, e.mul(lda, within)))
+            row = row_addresses(e, a, lda, rows)
             with Loop(e, k, [simd.constant(e, 0.0)] * (ROWS * vectors)) as loop:
-                panel = e.add(b, e.mul(loop.index, i64(4 * LANES * vectors)))
-                columns = [simd.load(e, panel, 64 * j) for j in range(vectors)]
+                panel = e.add(b, e.mul(loop.index, i64(size * LANES * vectors)))
+                columns = [load(e, panel, size * LANES * j) for j in range(vectors)]
+                for j in range(0, size * LANES * vectors, 64):
+                    simd.prefetch(e, panel, AHEAD + j)
                 at = e.mul(loop.index, i64(4))
                 sums = []
                 for i in range(ROWS):
@@ -84,71 +95,98 @@ def tile(vectors: int):
     return multiply
 
 
-def _finish(what):
-    """An intrinsic `(c, bias, residual, n)`: c[:n] = what(c + bias, residual) over n floats, n a multiple of 16."""
+AFTER = {
+    NONE: lambda x, _: x,
+    GELU: lambda x, _: simd.gelu(x),
+    GELU_TANH: lambda x, _: simd.gelu_tanh(x),
+    RELU: lambda x, _: simd.relu(x),
+    TANH: lambda x, _: simd.tanh(x),
+    SIGMOID: lambda x, _: simd.sigmoid(x),
+    RESIDUAL: lambda x, residual: x + simd.load(x.b, residual),
+}
 
-    @intrinsic
-    def finish(typing_context, c, bias, residual, n):
-        def generate(context, builder, signature, args):
-            c, bias, residual, n = args
-            with Loop(builder, n, step=LANES) as loop:
-                at = builder.mul(loop.index, i64(4))
-                out = builder.add(c, at)
-                x = simd.load(builder, out) + simd.load(builder, builder.add(bias, at))
-                simd.store(builder, what(x, builder.add(residual, at)), out)
+
+def for_kind(e, kind, body):
+    """Emits `body(what)` for each entry of AFTER, of which the one with code `kind` will run."""
+    for code, what in AFTER.items():
+        with e.if_then(e.icmp_signed("==", kind, i64(code))):
+            body(what)
+
+
+@intrinsic
+def finish_row(typing_context, kind, c, bias, residual, n):
+    """c[:n] = what(c + bias, residual) over n floats, n a multiple of 16."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        kind, c, bias, residual, n = args
+
+        def body(what):
+            with Loop(e, n, step=LANES) as loop:
+                at = e.mul(loop.index, i64(4))
+                out = e.add(c, at)
+                x = simd.load(e, out) + simd.load(e, e.add(bias, at))
+                simd.store(e, what(x, e.add(residual, at)), out)
                 loop.next()
-            return context.get_dummy_value()
 
-        return types.void(*[ADDRESS] * 4), generate
+        for_kind(e, kind, body)
+        return context.get_dummy_value()
 
-    return finish
+    return types.void(*[ADDRESS] * 5), generate
+
+
+@intrinsic
+def widen(typing_context, halves, n, out):
+    """n float16 at one address to float32 at another, n a multiple of 16."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        halves, n, out = args
+        with Loop(e, n, step=LANES) as loop:
+            x = simd.load_halves(e, e.add(halves, e.mul(loop.index, i64(2))))
+            simd.store(e, x, e.add(out, e.mul(loop.index, i64(4))))
+            loop.next()
+        return context.get_dummy_value()
+
+    return types.void(*[ADDRESS] * 3), generate
 
 
 multiply_panel = tile(VECTORS)
-_add_bias = _finish(lambda x, _: x)
-_gelu = _finish(lambda x, _: simd.gelu(x))
-_gelu_tanh = _finish(lambda x, _: simd.gelu_tanh(x))
-_relu = _finish(lambda x, _: simd.relu(x))
-_tanh = _finish(lambda x, _: simd.tanh(x))
-_sigmoid = _finish(lambda x, _: simd.sigmoid(x))
-_residual = _finish(lambda x, residual: x + simd.load(x.b, residual))
-
-
-@inline
-def finish_row(kind, c, bias, residual, n):
-    if kind == NONE:
-        _add_bias(c, bias, residual, n)
-    elif kind == GELU:
-        _gelu(c, bias, residual, n)
-    elif kind == GELU_TANH:
-        _gelu_tanh(c, bias, residual, n)
-    elif kind == RELU:
-        _relu(c, bias, residual, n)
-    elif kind == TANH:
-        _tanh(c, bias, residual, n)
-    elif kind == SIGMOID:
-        _sigmoid(c, bias, residual, n)
-    else:
-        _residual(c, bias, residual, n)
+multiply_half_panel = tile(VECTORS, halves=True)
 
 
 @kernel
-def linear(x, panels, bias, residual, kind, out):
-    """out [T, P] = activation(x [T, K] @ w + bias) or + residual [T, P], P the width of the panels together.
+def linear_at(x, lda, rows, k, panels, halves, bias, residual, kind, out, width, scratch):
+    """out [rows, width] = activation(x [rows, k] @ w + bias) or + residual [rows, width]. All are addresses.
 
-    `panels` comes from `pack`, `bias` has P elements, `kind` is one of the codes above; `residual` is read only for
-    RESIDUAL (pass `out` otherwise).
+    lda: bytes from row to row of x. `panels` comes from `pack` (halves: of float16), width is that of all panels
+    together; bias has as many elements, `kind` is one of the codes above, `residual` is read only for RESIDUAL.
+    scratch: k * PANEL floats.
     """
-    rows, k = x.shape
-    width = out.shape[1]
-    a, b, c = x.ctypes.data, panels.ctypes.data, out.ctypes.data
-    r, shift = residual.ctypes.data, bias.ctypes.data
     for n in range(0, width, PANEL):
-        panel = b + 4 * n * k
+        panel = panels + (2 if halves else 4) * n * k
+        in_registers = halves and rows <= FEW_ROWS
+        if halves and not in_registers:
+            widen(panel, k * PANEL, scratch)
+            panel = scratch
         for m in range(0, rows, ROWS):
             here = 4 * (m * width + n)
             count = min(ROWS, rows - m)
-            multiply_panel(a + 4 * m * k, 4 * k, panel, k, c + here, 4 * width, count)
+            if in_registers:
+                multiply_half_panel(x + lda * m, lda, panel, k, out + here, 4 * width, count)
+            else:
+                multiply_panel(x + lda * m, lda, panel, k, out + here, 4 * width, count)
             for i in range(count):
                 at = here + 4 * i * width
-                finish_row(kind, c + at, shift + 4 * n, r + at, PANEL)
+                finish_row(kind, out + at, bias + 4 * n, residual + at, PANEL)
+
+
+@kernel
+def linear(x, panels, halves, bias, residual, kind, out):
+    """`linear_at` on arrays: x [T, K], panels as bytes, bias [P], residual and out [T, P]."""
+    rows, k = x.shape
+    scratch = np.empty(k * PANEL if halves and rows > FEW_ROWS else 1, np.float32)
+    linear_at(
+        x.ctypes.data, 4 * k, rows, k, panels.ctypes.data, halves, bias.ctypes.data,
+        residual.ctypes.data, kind, out.ctypes.data, out.shape[1], scratch.ctypes.data,
+    )  # fmt: skip

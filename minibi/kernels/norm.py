@@ -1,4 +1,4 @@
-"""Layer normalization of rows (Ba, Kiros & Hinton 2016): (x - mean) / sqrt(var + eps) * gamma + beta."""
+"""Layer normalization of rows (Ba, Kiros & Hinton 2016), and the sum of embeddings it follows first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from .simd import LANES, Loop, f32, i64
 
 @intrinsic
 def norm_row(typing_context, x, n, gamma, beta, eps):
-    """x[:n] normalized in place; n need not be a multiple of 16, the row must be followed by readable floats to it."""
+    """x[:n] <- (x - mean) / sqrt(var + eps) * gamma + beta; returns (min(0, result), max(0, result)).
+
+    n need not be a multiple of 16; the row and both vectors must be followed by readable floats up to one, and the
+    row's are overwritten.
+    """
 
     def generate(context, builder, signature, args):
         e = builder
@@ -29,20 +33,44 @@ def norm_row(typing_context, x, n, gamma, beta, eps):
             d = simd.keep_first(e, d, e.sub(n, loop.index), 0.0)
             loop.next(d.fma(d, loop.carried[0]))
         variance = e.fdiv(simd.sum_lanes(e, loop.results[0]), count)
-        scale = simd.splat(e, e.fdiv(ir_one, simd.sqrt(e, e.fadd(variance, eps))))
-        with Loop(e, n, step=LANES) as loop:
+        scale = simd.splat(e, e.fdiv(f32(1.0), simd.sqrt(e, e.fadd(variance, eps))))
+        with Loop(e, n, [zero, zero], step=LANES) as loop:
             at = e.mul(loop.index, i64(4))
             here = e.add(x, at)
             y = (simd.load(e, here) - mean) * scale
             y = y.fma(simd.load(e, e.add(gamma, at)), simd.load(e, e.add(beta, at)))
+            y = simd.keep_first(e, y, e.sub(n, loop.index), 0.0)
             simd.store(e, y, here)
-            loop.next()
-        return context.get_dummy_value()
+            loop.next(y.min(loop.carried[0]), y.max(loop.carried[1]))
+        low, high = loop.results
+        ends = [e.fneg(simd.max_lanes(e, low * -1.0)), simd.max_lanes(e, high)]
+        return context.make_tuple(e, signature.return_type, ends)
 
-    return types.void(ADDRESS, ADDRESS, ADDRESS, ADDRESS, types.float32), generate
+    return types.UniTuple(types.float32, 2)(ADDRESS, ADDRESS, ADDRESS, ADDRESS, types.float32), generate
 
 
-ir_one = f32(1.0)
+def _sum_rows(load_word):
+    """An intrinsic `(word, position, kind, n, out)`: out[:n] = word + (position + kind), word of one of two types."""
+
+    @intrinsic
+    def add(typing_context, word, position, kind, n, out):
+        def generate(context, builder, signature, args):
+            e = builder
+            word, position, kind, n, out = args
+            with Loop(e, n, step=LANES) as loop:
+                at = e.mul(loop.index, i64(4))
+                y = simd.load(e, e.add(position, at)) + simd.load(e, e.add(kind, at))
+                simd.store(e, load_word(e, word, loop.index) + y, e.add(out, at))
+                loop.next()
+            return context.get_dummy_value()
+
+        return types.void(*[ADDRESS] * 5), generate
+
+    return add
+
+
+sum_float_rows = _sum_rows(lambda e, word, i: simd.load(e, e.add(word, e.mul(i, i64(4)))))
+sum_half_rows = _sum_rows(lambda e, word, i: simd.load_halves(e, e.add(word, e.mul(i, i64(2)))))
 
 
 @kernel

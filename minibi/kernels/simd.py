@@ -36,10 +36,38 @@ ints = ir.VectorType(i32, LANES)
 _WIDE = ("avx512", "x86-64-v4", "icelake", "cascadelake", "cooperlake", "sapphirerapids", "znver4", "znver5")
 
 
-def has_wide_registers() -> bool:
-    """True if the *target* Numba compiles for (not merely the machine at hand) has AVX-512."""
+_AVX2 = ("haswell", "broadwell", "skylake", "x86-64-v3", "znver", *_WIDE)
+_VNNI = ("icelake", "cascadelake", "cooperlake", "tigerlake", "rocketlake", "sapphirerapids", "znver4", "znver5")
+
+
+def target_has(feature: str, *names: str) -> bool:
+    """True if the *target* Numba compiles for (not merely the machine at hand) has a feature, or is called so."""
     _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    return "+avx512f" in features or any(name in cpu for name in _WIDE)
+    return f"+{feature}" in features.split(",") or any(name in cpu for name in names)
+
+
+def has_wide_registers() -> bool:
+    """AVX-512: 32 registers of sixteen floats."""
+    return target_has("avx512f", *_WIDE)
+
+
+def has_byte_dot() -> bool:
+    """AVX-512 VNNI: sixteen times four byte products and their sums in one instruction.
+
+    Emitting that instruction for a processor without it would kill the process, hence the care about the target.
+    """
+    return target_has("avx512vnni", *_VNNI) and has_wide_registers()
+
+
+def widens_halves() -> bool:
+    """An instruction from float16 to float32; without one LLVM would call a function that need not exist."""
+    triple, *_ = cpu_target.target_context.codegen().magic_tuple()
+    x86 = triple.startswith(("x86", "i686", "i386"))
+    return not x86 or target_has("f16c", "ivybridge", *_AVX2)
+
+
+def has_avx2() -> bool:
+    return target_has("avx2", *_AVX2)
 
 
 class Lanes:
@@ -94,6 +122,89 @@ def _pointer(b: ir.IRBuilder, address: Any, offset: int, to: ir.Type) -> Any:
     return b.inttoptr(b.add(address, i64(offset)) if offset else address, ir.PointerType(to))
 
 
+def load_ints(b: ir.IRBuilder, address: Any, offset: int = 0) -> Any:
+    """Sixteen int32 from memory, as a plain LLVM value."""
+    return b.load(_pointer(b, address, offset, ints), align=4)
+
+
+def broadcast_int(b: ir.IRBuilder, address: Any, offset: int = 0) -> Any:
+    """One int32 from memory in all lanes."""
+    return _spread(b, b.load(_pointer(b, address, offset, i32), align=1), ints)
+
+
+def store_ints(b: ir.IRBuilder, x: Any, address: Any, offset: int = 0) -> None:
+    b.store(x, _pointer(b, address, offset, ints), align=4)
+
+
+def zero_ints() -> Any:
+    return ir.Constant(ints, [0] * LANES)
+
+
+def to_floats(b: ir.IRBuilder, x: Any) -> Lanes:
+    """Sixteen int32 rounded to float32."""
+    return Lanes(b, b.sitofp(x, floats))
+
+
+def load_halves(b: ir.IRBuilder, address: Any, offset: int = 0) -> Lanes:
+    """Sixteen finite float16 from memory, widened exactly."""
+    if widens_halves():
+        halves = b.load(_pointer(b, address, offset, ir.VectorType(ir.HalfType(), LANES)), align=2)
+        return Lanes(b, b.fpext(halves, floats))
+    shorts = b.load(_pointer(b, address, offset, ir.VectorType(ir.IntType(16), LANES)), align=2)
+
+    def each(x: int) -> Any:
+        return ir.Constant(ints, [x] * LANES)
+
+    wide = b.zext(shorts, ints)  # move sign, exponent and fraction to their places, then mend the exponent's offset
+    moved = b.or_(b.shl(b.and_(wide, each(0x8000)), each(16)), b.shl(b.and_(wide, each(0x7FFF)), each(13)))
+    return Lanes(b, b.bitcast(moved, floats)) * 2.0**112
+
+
+def store_bytes(b: ir.IRBuilder, x: Lanes, address: Any) -> None:
+    """x, whole numbers from 0 to 255, as sixteen bytes."""
+    whole = b.trunc((x + _ROUND).bits(), ir.VectorType(i8, LANES))
+    b.store(whole, _pointer(b, address, 0, ir.VectorType(i8, LANES)), align=1)
+
+
+def dot_bytes(b: ir.IRBuilder, total: Any, u: Any, s: Any) -> Any:
+    """total + the sum of four products in each int32 lane: bytes of `u` unsigned, of `s` signed. Exact.
+
+    One instruction with VNNI. Elsewhere bytes are widened to 16 bits and multiplied in pairs, or, on processors
+    without that either, to 32 bits: the same whole numbers, so the same bits, on every processor.
+    """
+    if has_byte_dot():
+        return _call(b, "llvm.x86.avx512.vpdpbusd.512", ints, [total, u, s])
+    shorts = ir.VectorType(ir.IntType(16), 2 * LANES)
+
+    def eight(x: int) -> Any:
+        return ir.Constant(shorts, [x] * 2 * LANES)
+
+    u, s = b.bitcast(u, shorts), b.bitcast(s, shorts)
+    even = _pair_products(b, b.and_(u, eight(255)), b.ashr(b.shl(s, eight(8)), eight(8)))
+    odd = _pair_products(b, b.lshr(u, eight(8)), b.ashr(s, eight(8)))
+    return b.add(total, b.add(even, odd))
+
+
+def _pair_products(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    """<32 x i16>, twice: products of neighbours added, <16 x i32>."""
+    half = ir.VectorType(ir.IntType(16), LANES)
+    lower, upper = list(range(LANES)), list(range(LANES, 2 * LANES))
+    if has_avx2():
+        quarter = ir.VectorType(i32, LANES // 2)
+        parts = []
+        for order in (lower, upper):
+            mask = ir.Constant(ir.VectorType(i32, LANES), order)
+            args = [b.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), mask) for v in (x, y)]
+            assert args[0].type == half
+            parts.append(_call(b, "llvm.x86.avx2.pmadd.wd", quarter, args))
+        return b.shuffle_vector(*parts, ir.Constant(ints, list(range(LANES))))
+    wide = ir.VectorType(i32, 2 * LANES)
+    product = b.mul(b.sext(x, wide), b.sext(y, wide))
+    first = ir.Constant(ints, list(range(0, 2 * LANES, 2)))
+    second = ir.Constant(ints, list(range(1, 2 * LANES, 2)))
+    return b.add(b.shuffle_vector(product, product, first), b.shuffle_vector(product, product, second))
+
+
 def load(b: ir.IRBuilder, address: Any, offset: int = 0) -> Lanes:
     """Sixteen floats from `address + offset` bytes, aligned or not."""
     return Lanes(b, b.load(_pointer(b, address, offset, floats), align=4))
@@ -126,6 +237,10 @@ def store_scalar(b: ir.IRBuilder, x: Any, address: Any) -> None:
     b.store(x, _pointer(b, address, 0, f32), align=4)
 
 
+def load_scalar(b: ir.IRBuilder, address: Any) -> Any:
+    return b.load(_pointer(b, address, 0, f32), align=4)
+
+
 def keep_first(b: ir.IRBuilder, x: Lanes, count: Any, otherwise: float) -> Lanes:
     """`x` in the first `count` lanes (an int64 value), `otherwise` in the rest."""
     count = _spread(b, b.trunc(count, i32), ints)
@@ -155,6 +270,31 @@ def max_lanes(b: ir.IRBuilder, x: Lanes) -> Any:
 def sqrt(b: ir.IRBuilder, x: Any) -> Any:
     """Square root of a scalar float, correctly rounded."""
     return _call(b, "llvm.sqrt.f32", f32, [x])
+
+
+def prefetch(b: ir.IRBuilder, address: Any, offset: int) -> None:
+    """Ask for the cache line at `address + offset`, which need not exist."""
+    pointer = _pointer(b, address, offset, i8)
+    signature = ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32])
+    b.call(cgutils.get_or_insert_function(b.module, signature, "llvm.prefetch.p0"), [pointer, i32(0), i32(3), i32(1)])
+
+
+def transpose(b: ir.IRBuilder, rows: Sequence[Lanes]) -> list[Lanes]:
+    """Sixteen vectors as the columns of what were sixteen rows: four rounds of pairwise shuffles."""
+    values = [x.value for x in rows]
+    half = LANES // 2
+    while half:  # swap the off-diagonal blocks of size `half`
+        done = list(values)
+        for i in range(LANES):
+            if not i & half:
+                upper, lower = values[i], values[i + half]
+                left = [j if not j & half else j - half + LANES for j in range(LANES)]
+                right = [j + half if not j & half else j + LANES for j in range(LANES)]
+                done[i] = b.shuffle_vector(upper, lower, ir.Constant(ints, left))
+                done[i + half] = b.shuffle_vector(upper, lower, ir.Constant(ints, right))
+        values = done
+        half //= 2
+    return [Lanes(b, v) for v in values]
 
 
 class Loop:

@@ -154,9 +154,15 @@ def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, where: object) ->
         raise ModelError(f"{where}: the tokenizer has more tokens than the model ({config.vocabulary})")
 
 
-def read_params(tensors: Mapping[str, NDArray], config: BertConfig, ops: Any, where: object = "model") -> Params:
-    """Arrays of a BERT from tensors under their canonical names. Raises ModelError for a missing or misshapen one."""
+def read_params(
+    tensors: Mapping[str, NDArray], config: BertConfig, ops: Any, where: object = "model", compute: str = "float32"
+) -> Params:
+    """Arrays of a BERT from tensors under their canonical names; compute "int8": the layers' matrices as bytes.
+
+    Raises ModelError for a missing or misshapen tensor.
+    """
     get = getter(tensors, where)
+    matrix = ops.matrix8 if compute == "int8" else ops.matrix
     c, f = config.channels, config.feed_forward
 
     def joined(prefix: str, part: str, *shape: int) -> NDArray:
@@ -168,15 +174,15 @@ def read_params(tensors: Mapping[str, NDArray], config: BertConfig, ops: Any, wh
     def layer(i: int) -> Layer:
         p = f"encoder.layer.{i}."
         return Layer(
-            qkv_w=ops.matrix(joined(p, "weight", c, c)),
+            qkv_w=matrix(joined(p, "weight", c, c)),
             qkv_b=ops.vector(joined(p, "bias", c)),
-            out_w=ops.matrix(get(p + "attention.output.dense.weight", c, c)),
+            out_w=matrix(get(p + "attention.output.dense.weight", c, c)),
             out_b=vector(p + "attention.output.dense.bias"),
             norm1_g=vector(p + "attention.output.LayerNorm.weight"),
             norm1_b=vector(p + "attention.output.LayerNorm.bias"),
-            up_w=ops.matrix(get(p + "intermediate.dense.weight", f, c)),
+            up_w=matrix(get(p + "intermediate.dense.weight", f, c)),
             up_b=vector(p + "intermediate.dense.bias", f),
-            down_w=ops.matrix(get(p + "output.dense.weight", c, f)),
+            down_w=matrix(get(p + "output.dense.weight", c, f)),
             down_b=vector(p + "output.dense.bias"),
             norm2_g=vector(p + "output.LayerNorm.weight"),
             norm2_b=vector(p + "output.LayerNorm.bias"),
@@ -194,20 +200,44 @@ def read_params(tensors: Mapping[str, NDArray], config: BertConfig, ops: Any, wh
 
 def forward(ops: Any, p: Params, config: BertConfig, batch: Batch, study: Study | None = None) -> Floats:
     """Token states after the last layer, [T, C]. With a `study`, every layer's states and attention are kept in it."""
+    check_lengths(batch, config)
     if len(batch.ids) == 0:
         return np.empty((0, config.channels), np.float32)
-    if batch.lengths.max() > config.positions:
-        raise InputError(f"a text of {batch.lengths.max()} tokens exceeds the model's {config.positions} positions")
+    return layers(ops, p, config, batch.ids, batch.types, batch.positions(), batch.starts, study)
+
+
+def check_lengths(batch: Batch, config: BertConfig) -> None:
+    """Raises InputError for a text longer than the table of positions."""
+    longest = int(batch.lengths.max(initial=0))
+    if longest > config.positions:
+        raise InputError(f"a text of {longest} tokens exceeds the model's {config.positions} positions")
+
+
+def layers(
+    ops: Any,
+    p: Params,
+    config: BertConfig,
+    ids: Any,
+    types: Any,
+    positions: Any,
+    starts: Any,
+    study: Study | None = None,
+    first_only: bool = False,
+) -> Any:
+    """The model itself: token ids [T] -> states [T, C]. first_only: those of each text's first token alone, [B, C]."""
     up = getattr(ops, _ACTIVATION_VERB[config.activation])
     norm = (p.norm_g, p.norm_b, config.eps)
-    h = ops.embed(batch.ids, batch.types, batch.positions(), p.word, p.position, p.token_type, *norm)  # (T,) -> (T, C)
-    for layer in p.layers:
+    h = ops.embed(ids, types, positions, p.word, p.position, p.token_type, *norm)  # (T,) -> (T, C)
+    for i, layer in enumerate(p.layers):
         if study is not None:
             study.states.append(h)
         q, k, v = ops.qkv(h, layer.qkv_w, layer.qkv_b, config.heads)  # (T, C) -> 3 x (T, H, D)
         if study is not None:
-            study.attention.append(ops.attention_weights(q, k, batch.starts))
-        a = ops.attend(q, k, v, batch.starts)  # -> (T, C)
+            study.attention.append(ops.attention_weights(q, k, starts))
+        if first_only and i == config.layers - 1:  # nobody reads the other rows any more
+            a, h = ops.attend(q, k, v, starts, first_only=True), ops.first_rows(h, starts)  # (T, C) -> (B, C)
+        else:
+            a = ops.attend(q, k, v, starts)  # -> (T, C)
         h = ops.linear_add_norm(a, h, layer.out_w, layer.out_b, layer.norm1_g, layer.norm1_b, config.eps)
         u = up(h, layer.up_w, layer.up_b)  # (T, C) -> (T, F)
         h = ops.linear_add_norm(u, h, layer.down_w, layer.down_b, layer.norm2_g, layer.norm2_b, config.eps)

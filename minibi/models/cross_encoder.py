@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from ..text.batches import Batch
 from ..text.tokenizer import Tokenizer, Truncation, as_texts
 from . import bert
 from .locate import locate
-from .running import TOKEN_BUDGET, interpreter, run_batches
+from .running import TOKEN_BUDGET, Runner, run_batches
 
 
 def sigmoid(x: Floats) -> NDArray[np.float64]:
@@ -34,20 +34,28 @@ _ACTIVATIONS: dict[str, Callable[[Floats], Any]] = {"logits": lambda x: x, "sigm
 class CrossEncoder:
     """A BERT with a classification head, from a folder such as cross-encoder/ms-marco-MiniLM-L-6-v2.
 
-    name: a folder or a hub name. max_length: tokens read per pair (default: the model's limit).
+    name: a folder or a hub name. max_length: tokens read per pair (default: the model's limit). compute: see BiEncoder.
     Raises ModelError if the folder is missing, incomplete or of another architecture.
     """
 
-    def __init__(self, name: str | Path, *, max_length: int | None = None, threads: int | None = None):
+    def __init__(
+        self,
+        name: str | Path,
+        *,
+        max_length: int | None = None,
+        compute: Literal["float32", "int8"] = "float32",
+        threads: int | None = None,
+    ):
         self.folder = locate(name)
         self.name = str(name)
         self.threads = threads
-        self._ops = ops = interpreter()
         self.config = bert.BertConfig.read(self.folder)
         if not self.config.labels:
             raise ModelError(f"{self.folder} is no cross-encoder: config.json names no ...ForSequenceClassification")
         tensors = bert.canonical(read_weights(self.folder))
-        self._params = bert.read_params(tensors, self.config, ops, self.folder)
+        self._runner = Runner(tensors, self.config, self.folder, compute)
+        self.compute = compute
+        ops = self._runner.ops
         get, c, n = bert.getter(tensors, self.folder), self.config.channels, self.config.labels
         self._pooler_w = ops.matrix(get("pooler.dense.weight", c, c))
         self._pooler_b = ops.vector(get("pooler.dense.bias", c))
@@ -135,7 +143,6 @@ class CrossEncoder:
 
     def _logits(self, batch: Batch) -> Floats:
         """[B, labels] from the first token's last state: dense, tanh, classifier."""
-        h = bert.forward(self._ops, self._params, self.config, batch)
-        first = np.ascontiguousarray(h[batch.starts[:-1]])  # (T, C) -> (B, C)
-        pooled = self._ops.linear_tanh(first, self._pooler_w, self._pooler_b)
-        return self._ops.linear(pooled, self._classifier_w, self._classifier_b)
+        first = self._runner.states(batch, first_only=True)  # (T,) -> (B, C)
+        pooled = self._runner.ops.linear_tanh(first, self._pooler_w, self._pooler_b)
+        return self._runner.ops.linear(pooled, self._classifier_w, self._classifier_b)

@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..environment import plain_kernels
+from ..environment import plain_kernels, thread_count
 from ..errors import InputError
+from ..shapes import Floats
 from ..text.batches import Batch, pack, plan
 from ..text.tokenizer import Tokens
 from ..threads import parallel_map
+from . import bert
 
 TOKEN_BUDGET = 512  # tokens per batch: its activations stay in the processor's cache
+
+
+class Runner:
+    """A BERT ready to run on packed batches: recorded once as a program of kernels, or verb by verb on `plain`."""
+
+    def __init__(
+        self, tensors: Mapping[str, NDArray], config: bert.BertConfig, where: object, compute: str = "float32"
+    ):
+        if compute not in ("float32", "int8"):
+            raise InputError(f"compute is 'float32' or 'int8', not {compute!r}")
+        self.ops = interpreter()
+        self.config = config
+        self.params = bert.read_params(tensors, config, self.ops, where, compute)
+        self._programs: dict[bool, Any] = {}
+
+    def states(self, batch: Batch, first_only: bool = False) -> Floats:
+        """The last layer's states [T, C], or [B, C] of each text's first token; the same bits either way."""
+        if self.ops.name == "plain" or not len(batch.ids):
+            h = bert.forward(self.ops, self.params, self.config, batch)
+            return self.ops.first_rows(h, batch.starts) if first_only else h
+        bert.check_lengths(batch, self.config)
+        if first_only not in self._programs:
+            self._programs[first_only] = self._record(first_only)
+        return self._programs[first_only].run(batch.ids, batch.types, batch.starts)
+
+    def _record(self, first_only: bool) -> Any:
+        from ..nn.replay import Program, Recorder
+
+        recorder = Recorder()
+        result = bert.layers(recorder, self.params, self.config, None, None, None, None, None, first_only)
+        return Program(recorder, result, (self.config.heads, self.config.channels // self.config.heads))
 
 
 def interpreter() -> Any:
@@ -42,8 +75,13 @@ def run_batches(
     for name, value in (("batch_size", batch_size), ("token_budget", token_budget)):
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
+    threads = thread_count(threads)
     lengths = [len(i) for i in ids]
     results: list[Any] = [None] * len(ids)
+
+    if len(ids) == 1:  # a single query goes straight through
+        results[0] = work(pack(ids, types))[0]
+        return results
 
     def jobs() -> Iterator[tuple[NDArray[np.int64], Batch]]:
         for rows in plan(lengths, tokens=token_budget, texts=batch_size):

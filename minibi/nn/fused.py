@@ -1,4 +1,4 @@
-"""`fused`: the verbs of `plain` on compiled kernels. This file is the one door between the calculus and the kernels.
+"""`fused`: the verbs of `plain` on compiled kernels. This file and `replay` are the door from the calculus to kernels.
 
 Each verb gives the same bits for a text alone and in any batch, order and number of threads; it may be called from many
 threads at once. Against `plain` the results differ by rounding only.
@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..kernels import attention, matmul
+from ..kernels import attention, int8, matmul
 from ..kernels.norm import layer_norm
 from ..shapes import Floats, Ints
 from . import plain
@@ -24,8 +25,27 @@ name = "fused"
 class Packed:
     """A weight matrix [K, N] in panels, ready for `kernels.matmul`; `width` is N filled up to whole panels."""
 
-    panels: Floats
+    panels: NDArray  # float32 or float16
     k: int
+    n: int
+
+    @property
+    def width(self) -> int:
+        return len(self.panels) * matmul.PANEL
+
+    @property
+    def halves(self) -> bool:
+        return self.panels.dtype == np.float16
+
+
+@dataclass(frozen=True)
+class PackedBytes:
+    """A weight matrix [K, N] as signed bytes in panels, ready for `kernels.int8`."""
+
+    panels: NDArray[np.int8]
+    columns: Floats  # scales [width]
+    sums: Floats  # of the bytes of each column [width]
+    k: int  # filled up to a multiple of four
     n: int
 
     @property
@@ -34,9 +54,17 @@ class Packed:
 
 
 def matrix(w: Any) -> Packed:
-    """A stored weight [N, K] -> panels."""
+    """A stored weight [N, K] -> panels, of float16 if that is what is stored."""
     n, k = w.shape
-    return Packed(matmul.pack(np.asarray(w, np.float32).T), k, n)
+    dtype = np.float16 if w.dtype == np.float16 else np.float32
+    return Packed(matmul.pack(np.asarray(w, dtype).T), k, n)
+
+
+def matrix8(w: Any) -> PackedBytes:
+    """A stored weight [N, K] -> bytes in panels."""
+    n, k = w.shape
+    panels, columns, sums = int8.pack8(np.asarray(w, np.float32).T)
+    return PackedBytes(panels, columns, sums, -(-k // 4) * 4, n)
 
 
 def vector(x: Any) -> Floats:
@@ -56,64 +84,74 @@ def embed(ids: Ints, types: Ints, positions: Ints, word: Any, position: Any, tok
 def _normalize(h: Floats, channels: int, gamma: Floats, beta: Floats, eps: float) -> Floats:
     """Normalizes rows over their first `channels` in place, by way of a wider copy where rows are no multiple of 16."""
     if h.shape[1] % 16:
-        wide = np.zeros((len(h), -(-channels // 16) * 16), np.float32)
-        wide[:, :channels] = h[:, :channels]
-        h = wide
+        h = _widened(h[:, :channels], -(-channels // 16) * 16)
     layer_norm(h, channels, gamma, beta, np.float32(eps))
-    return h if h.shape[1] == channels else np.ascontiguousarray(h[:, :channels])
+    return _narrow(h, channels)
 
 
-def _linear(x: Floats, w: Packed, b: Floats, kind: int, residual: Floats | None = None) -> Floats:
+def _linear(x: Floats, w: Packed | PackedBytes, b: Floats, kind: int, residual: Floats | None = None) -> Floats:
     out = np.empty((len(x), w.width), np.float32)
-    if residual is not None and w.width != w.n:
-        residual = np.pad(residual, ((0, 0), (0, w.width - w.n)))
-    matmul.linear(x, w.panels, b, out if residual is None else residual, kind, out)
+    residual = out if residual is None else _widened(residual, w.width)
+    if isinstance(w, PackedBytes):
+        x = _widened(x, -(-w.k // 16) * 16)
+        codes = np.empty(x.shape, np.uint8)
+        scales, zeros = np.empty((2, len(x)), np.float32)
+        int8.quantize(x, codes, scales, zeros)
+        int8.linear8(codes, scales, zeros, w.k, w.panels, w.columns, w.sums, b, residual, kind, out)
+    else:
+        matmul.linear(x, w.panels.view(np.uint8), w.halves, b, residual, kind, out)
     return out
+
+
+def _widened(x: Floats, width: int) -> Floats:
+    return x if x.shape[1] == width else np.pad(x, ((0, 0), (0, width - x.shape[1])))
 
 
 def _narrow(out: Floats, n: int) -> Floats:
     return out if out.shape[1] == n else np.ascontiguousarray(out[:, :n])
 
 
-def linear(x: Floats, w: Packed, b: Floats) -> Floats:
+def linear(x: Floats, w: Packed | PackedBytes, b: Floats) -> Floats:
     return _narrow(_linear(x, w, b, matmul.NONE), w.n)
 
 
-def linear_gelu(x: Floats, w: Packed, b: Floats) -> Floats:
+def linear_gelu(x: Floats, w: Packed | PackedBytes, b: Floats) -> Floats:
     return _narrow(_linear(x, w, b, matmul.GELU), w.n)
 
 
-def linear_gelu_tanh(x: Floats, w: Packed, b: Floats) -> Floats:
+def linear_gelu_tanh(x: Floats, w: Packed | PackedBytes, b: Floats) -> Floats:
     return _narrow(_linear(x, w, b, matmul.GELU_TANH), w.n)
 
 
-def linear_relu(x: Floats, w: Packed, b: Floats) -> Floats:
+def linear_relu(x: Floats, w: Packed | PackedBytes, b: Floats) -> Floats:
     return _narrow(_linear(x, w, b, matmul.RELU), w.n)
 
 
-def linear_tanh(x: Floats, w: Packed, b: Floats) -> Floats:
+def linear_tanh(x: Floats, w: Packed | PackedBytes, b: Floats) -> Floats:
     return _narrow(_linear(x, w, b, matmul.TANH), w.n)
 
 
-def linear_sigmoid(x: Floats, w: Packed, b: Floats) -> Floats:
+def linear_sigmoid(x: Floats, w: Packed | PackedBytes, b: Floats) -> Floats:
     return _narrow(_linear(x, w, b, matmul.SIGMOID), w.n)
 
 
-def linear_add_norm(x: Floats, residual: Floats, w: Packed, b: Floats, *norm: Any) -> Floats:
+def linear_add_norm(x: Floats, residual: Floats, w: Packed | PackedBytes, b: Floats, *norm: Any) -> Floats:
     return _normalize(_linear(x, w, b, matmul.RESIDUAL, residual), w.n, *norm)
 
 
-def qkv(h: Floats, w: Packed, b: Floats, heads: int) -> tuple[Floats, Floats, Floats]:
+def qkv(h: Floats, w: Packed | PackedBytes, b: Floats, heads: int) -> tuple[Floats, Floats, Floats]:
     """Three views [T, H, D] of one [T, 3C] array: nothing is moved."""
     t, c = h.shape
     wide = linear(h, w, b).reshape(t, 3, heads, c // heads)
     return wide[:, 0], wide[:, 1], wide[:, 2]
 
 
-def attend(q: Floats, k: Floats, v: Floats, starts: Ints) -> Floats:
-    out = np.empty(q.shape, np.float32)
-    attention.attend(q, k, v, starts, np.float32(1 / math.sqrt(q.shape[2])), out)
-    return out.reshape(len(out), -1)  # (T, H, D) -> (T, C)
+def attend(q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False) -> Floats:
+    rows = len(starts) - 1 if first_only else len(q)
+    out = np.empty((rows, *q.shape[1:]), np.float32)
+    attention.attend(q, k, v, starts, np.float32(1 / math.sqrt(q.shape[2])), first_only, out)
+    return out.reshape(rows, -1)  # (T, H, D) -> (T, C)
 
 
+first_rows = plain.first_rows
 attention_weights = plain.attention_weights

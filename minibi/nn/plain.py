@@ -8,10 +8,12 @@ where each text begins and the last one ends. There is no padding and no mask. V
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..shapes import Floats, Ints
 
@@ -43,8 +45,38 @@ def layer_norm(x: Array, gamma: Array, beta: Array, eps: float) -> Array:
     return centred / np.sqrt(variance + eps) * gamma + beta
 
 
-def linear(x: Array, w: Array, b: Array) -> Array:
-    """x [T, K] @ w [K, N] + b [N]."""
+@dataclass(frozen=True)
+class Bytes:
+    """A weight matrix [K, N] as signed bytes with a scale for each column."""
+
+    codes: NDArray[np.int8]
+    scales: Floats
+
+
+def matrix8(w: Array) -> Bytes:
+    """A stored weight [N, K] -> bytes: each column's largest magnitude becomes 127."""
+    w = matrix(w)
+    top = np.abs(w).max(axis=0)
+    scales = np.where(top > 0, top / np.float32(127), np.float32(1)).astype(np.float32)
+    return Bytes(np.rint(w / scales).astype(np.int8), scales)
+
+
+def quantize(x: Array) -> tuple[NDArray[np.uint8], Floats, Floats]:
+    """Rows [T, K] -> unsigned bytes, scales [T, 1] and zero points [T, 1]: x ~ scale (code - zero)."""
+    x = np.asarray(x, np.float32)
+    low, high = x.min(axis=1, keepdims=True, initial=0), x.max(axis=1, keepdims=True, initial=0)
+    span = np.maximum(high - low, np.float32(1e-30))
+    inverse = np.float32(255) / span
+    zero = np.rint(-low * inverse)
+    return np.clip(np.rint(x * inverse + zero), 0, 255).astype(np.uint8), span / np.float32(255), zero
+
+
+def linear(x: Array, w: Any, b: Array) -> Array:
+    """x [T, K] @ w [K, N] + b [N]. With `Bytes`, x becomes bytes too and the product of bytes is exact."""
+    if isinstance(w, Bytes):
+        codes, scale, zero = quantize(x)
+        products = codes.astype(np.int32) @ w.codes.astype(np.int32)
+        return (products - zero * w.codes.sum(axis=0, dtype=np.int32)) * scale * w.scales + b
     return x @ w + b
 
 
@@ -103,8 +135,15 @@ def attention_weights(q: Array, k: Array, starts: Ints) -> list[Array]:
     return weights
 
 
-def attend(q: Array, k: Array, v: Array, starts: Ints) -> Array:
-    """Multi-head attention within each text. q, k, v [T, H, D] -> [T, C]."""
+def first_rows(h: Array, starts: Ints) -> Array:
+    """The first token's row of each text. [T, C] -> [B, C]"""
+    return np.ascontiguousarray(h[starts[:-1]])
+
+
+def attend(q: Array, k: Array, v: Array, starts: Ints, first_only: bool = False) -> Array:
+    """Multi-head attention within each text. q, k, v [T, H, D] -> [T, C]; first_only: first tokens alone, [B, C]."""
+    if first_only:
+        return first_rows(attend(q, k, v, starts), starts)
     out = np.empty_like(v, order="C")
     for p, s, e in zip(attention_weights(q, k, starts), starts[:-1], starts[1:], strict=True):
         out[s:e] = np.einsum("hij,jhd->ihd", p, v[s:e])

@@ -34,7 +34,7 @@ for rows, k, n in [(1, 5, 3), (5, 16, 64), (7, 33, 65), (6, 64, 16), (13, 1, 200
     width = len(panels) * matmul.PANEL
     bias, residual = fenced(np.ones(width)), fenced(np.ones((rows, width)))
     for kind in range(7):
-        matmul.linear(x, panels, bias, residual, kind, fenced(np.zeros((rows, width))))
+        matmul.linear(x, panels.view(np.uint8), False, bias, residual, kind, fenced(np.zeros((rows, width))))
 for rows, channels in [(1, 1), (3, 36), (5, 64)]:
     width = -(-channels // 16) * 16
     gamma, beta = fenced(np.ones(width)), fenced(np.ones(width))
@@ -43,9 +43,9 @@ for lengths, heads, width in [([1], 1, 1), ([17, 3], 3, 12), ([6, 65], 2, 33), (
     starts = np.cumsum([0, *lengths])
     packed = fenced(rng.standard_normal((starts[-1], 3, heads, width)))
     out = fenced(np.zeros((starts[-1], heads, width)))
-    attention.attend(packed[:, 0], packed[:, 1], packed[:, 2], starts, np.float32(0.3), out)
+    attention.attend(packed[:, 0], packed[:, 1], packed[:, 2], starts, np.float32(0.3), False, out)
     q, k, v = (fenced(packed[:, i]) for i in range(3))
-    attention.attend(q, k, v, starts, np.float32(0.3), out)
+    attention.attend(q, k, v, starts, np.float32(0.3), False, out)
 print("untouched")
 """
 

@@ -42,7 +42,7 @@ def test_linear_is_one_chain_of_fused_multiply_adds(matmul, shape):
     chain = one_chain(x, w)
     for kind in (matmul.NONE, matmul.RESIDUAL, matmul.RELU):
         out, memory = guarded(rows, width)
-        matmul.linear(x, panels, bias, residual, kind, out)
+        matmul.linear(x, panels.view(np.uint8), False, bias, residual, kind, out)
         expected = chain + bias[:n]
         if kind == matmul.RESIDUAL:
             expected = expected + residual[:, :n]
@@ -64,7 +64,8 @@ def test_pack(matmul):
 def test_linear_of_no_rows(matmul):
     panels = matmul.pack(np.ones((4, 4), np.float32))
     out = np.empty((0, matmul.PANEL), np.float32)
-    matmul.linear(np.empty((0, 4), np.float32), panels, np.zeros(matmul.PANEL, np.float32), out, matmul.NONE, out)
+    bias = np.zeros(matmul.PANEL, np.float32)
+    matmul.linear(np.empty((0, 4), np.float32), panels.view(np.uint8), False, bias, out, matmul.NONE, out)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 15, 16, 17, 36, 384, 1000])

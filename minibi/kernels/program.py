@@ -1,0 +1,96 @@
+"""A whole forward pass in one call: a recorded sequence of operations, replayed without Python in between.
+
+A program is a table of int64, one row an operation; a row names its operands by their place in a table of addresses, so
+the same program runs on every thread with that thread's own memory. `minibi.nn.replay` records programs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .attention import attend_at, copy_block
+from .cache import inline, kernel
+from .int8 import linear8_at, quantize_at, quantize_row, store_float
+from .matmul import linear_at
+from .norm import norm_row, sum_float_rows, sum_half_rows
+
+EMBED, NORM, LINEAR, QUANTIZE, LINEAR8, ATTEND, FIRST_ROWS = range(7)
+
+# The columns of a program. Operands are indices into the table of addresses, -1 where there is none; the zero points of
+# codes stand right after their scales, and what a NORM or EMBED quantizes goes to CODES and SCALES.
+OP, X, OUT, W, BIAS, RESIDUAL, K, WIDTH, KIND, PER_TEXT, CODES, SCALES, COLUMNS, SUMS, EXTRA, NUMBER = range(16)
+FIELDS = 16
+
+
+@kernel
+def run(program, numbers, table, widths, ids, types, starts, scratch):
+    """Runs `program` [n, FIELDS] on a batch.
+
+    numbers float32: constants the program names by NUMBER. table int64: an address for each operand. widths int64: the
+    bytes from row to row of each. ids, types int32 [T]; starts int64 [B+1]. scratch: memory for the operations.
+    """
+    tokens, texts = ids.size, starts.size - 1
+    memory = scratch.ctypes.data
+    for i in range(program.shape[0]):
+        step = program[i]
+        op = step[OP]
+        rows = texts if step[PER_TEXT] else tokens
+        x, out = table[step[X]], table[step[OUT]]
+        if op == EMBED:
+            _embed(step, numbers, table, widths, ids, types, starts)
+        elif op == NORM:
+            for t in range(rows):
+                _norm(step, numbers, table, widths, out + widths[step[OUT]] * t, t)
+        elif op == LINEAR:
+            linear_at(
+                x, widths[step[X]], rows, step[K], table[step[W]], step[EXTRA] == 1, table[step[BIAS]],
+                table[step[RESIDUAL]], step[KIND], out, step[WIDTH], memory,
+            )  # fmt: skip
+        elif op == QUANTIZE:
+            codes, scales, zeros = table[step[CODES]], table[step[SCALES]], table[step[SCALES] + 1]
+            quantize_at(x, widths[step[X]], rows, step[K], codes, widths[step[CODES]], scales, zeros)
+        elif op == LINEAR8:
+            linear8_at(
+                table[step[CODES]], widths[step[CODES]], table[step[SCALES]], table[step[SCALES] + 1], rows, step[K],
+                table[step[W]], table[step[COLUMNS]], table[step[SUMS]], table[step[BIAS]], table[step[RESIDUAL]],
+                step[KIND], out, step[WIDTH],
+            )  # fmt: skip
+        elif op == ATTEND:
+            heads, width = step[EXTRA], step[WIDTH]
+            channels = 4 * heads * width
+            attend_at(
+                x, x + channels, x + 2 * channels, widths[step[X]], widths[step[X]], widths[step[X]], starts,
+                heads, width, numbers[step[NUMBER]], step[PER_TEXT] == 1, out, widths[step[OUT]], memory,
+            )  # fmt: skip
+        else:
+            stride = widths[step[OUT]]
+            for text in range(texts):
+                copy_block(x + stride * starts[text], stride // 4, out + stride * text)
+
+
+@inline
+def _norm(step, numbers, table, widths, row, t):
+    """Normalizes a row in place and, where the program says so, quantizes it too."""
+    low, high = norm_row(row, step[K], table[step[W]], table[step[BIAS]], numbers[step[NUMBER]])
+    if step[CODES] >= 0:
+        scale, zero = quantize_row(row, step[K], table[step[CODES]] + widths[step[CODES]] * t, low, high)
+        store_float(table[step[SCALES]] + 4 * t, scale)
+        store_float(table[step[SCALES] + 1] + 4 * t, zero)
+
+
+@inline
+def _embed(step, numbers, table, widths, ids, types, starts):
+    """X: the table of words (KIND 1: float16), EXTRA and the next: positions and types."""
+    word, out = table[step[X]], table[step[OUT]]
+    position, kind = table[step[EXTRA]], table[step[EXTRA] + 1]
+    for text in range(starts.size - 1):
+        for t in range(starts[text], starts[text + 1]):
+            row = out + widths[step[OUT]] * t
+            a = word + widths[step[X]] * np.int64(ids[t])
+            b = position + widths[step[EXTRA]] * (t - starts[text])
+            c = kind + widths[step[EXTRA] + 1] * np.int64(types[t])
+            if step[KIND] == 1:
+                sum_half_rows(a, b, c, step[K], row)
+            else:
+                sum_float_rows(a, b, c, step[K], row)
+            _norm(step, numbers, table, widths, row, t)

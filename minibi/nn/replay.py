@@ -1,0 +1,246 @@
+"""Models as recorded programs: a forward pass is written once, recorded once, and replayed as one call without the GIL.
+
+`Recorder` has the verbs of `plain`, but computes nothing: each verb appends an operation and returns a handle to where
+its result will stand. `Program.run` replays the operations on a batch, with memory of the calling thread's own. The
+operations are the kernels that `fused` calls, so the results have the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..kernels import attention, matmul
+from ..kernels import program as op
+from ..shapes import Floats, Ints
+from .fused import Packed, PackedBytes
+
+LANES = 16
+ALIGNMENT = 64
+
+
+@dataclass
+class Value:
+    """Where a result will stand: a row of `width` floats, of which `channels` count, for each token (or each text).
+
+    Its memory is free for others once nobody holds the handle: recording follows Python's own reference counts.
+    """
+
+    recorder: Recorder
+    place: int
+    channels: int
+    width: int
+    per_text: bool = False
+    codes: tuple[int, int] | None = None  # places of its bytes, and of their scales and zero points
+
+    def __del__(self) -> None:
+        self.recorder.release(self)
+
+
+@dataclass
+class Heads:
+    """Queries, keys or values: a part of a value that holds all three."""
+
+    whole: Value
+    heads: int
+    width: int
+
+
+class Recorder:
+    """The verbs of `plain`, recorded."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[int]] = []
+        self.numbers: list[float] = []
+        self.operands: list[NDArray | int] = []  # an array of weights, or a row's size in bytes
+        self._places: dict[int, int] = {}
+        self._free: dict[tuple[int, ...], list[int]] = {}
+
+    def _weight(self, *arrays: NDArray) -> int:
+        """The place of an array, and of others right behind it."""
+        if id(arrays[0]) not in self._places:
+            self._places[id(arrays[0])] = len(self.operands)
+            self.operands.extend(arrays)
+        return self._places[id(arrays[0])]
+
+    def _room(self, *sizes: int) -> int:
+        """The place of memory for rows of `sizes` bytes, one behind the other."""
+        if free := self._free.get(sizes):
+            return free.pop()
+        self.operands.extend(sizes)
+        return len(self.operands) - len(sizes)
+
+    def _value(self, channels: int, width: int, per_text: bool) -> Value:
+        return Value(self, self._room(4 * width), channels, width, per_text)
+
+    def release(self, value: Value) -> None:
+        self._free.setdefault((4 * value.width,), []).append(value.place)
+        if value.codes:
+            self._free.setdefault((_code_width(value.channels),), []).append(value.codes[0])
+            self._free.setdefault((4, 4), []).append(value.codes[1])
+
+    def _number(self, x: float) -> int:
+        self.numbers.append(x)
+        return len(self.numbers) - 1
+
+    def _step(self, code: int, **fields: int) -> None:
+        row = [-1] * op.FIELDS
+        row[op.OP] = code
+        row[op.PER_TEXT] = 0
+        for name, number in fields.items():
+            row[getattr(op, name)] = int(number)
+        self.steps.append(row)
+
+    def _coded(self, value: Value) -> tuple[int, int]:
+        """Room for a value's bytes, their scales and zero points."""
+        value.codes = (self._room(_code_width(value.channels)), self._room(4, 4))
+        return value.codes
+
+    def embed(
+        self, ids: Any, types: Any, positions: Any, word: Any, position: Any, token_type: Any, *norm: Any
+    ) -> Value:
+        gamma, beta, eps = norm
+        channels = position.shape[1]
+        word, position, token_type = (_readable(table) for table in (word, position, token_type))
+        value = self._value(channels, len(gamma), False)
+        self._step(
+            op.EMBED, X=self._weight(word), EXTRA=self._weight(position, token_type), OUT=value.place, K=channels,
+            W=self._weight(gamma), BIAS=self._weight(beta), NUMBER=self._number(eps), KIND=word.dtype == np.float16,
+        )  # fmt: skip
+        return value
+
+    def _linear(self, x: Value, w: Packed | PackedBytes, b: Floats, kind: int, residual: Value | None = None) -> Value:
+        out = self._value(w.n, w.width, x.per_text)
+        fields = {
+            "X": x.place, "OUT": out.place, "BIAS": self._weight(b), "K": w.k, "WIDTH": w.width, "KIND": kind,
+            "RESIDUAL": out.place if residual is None else residual.place, "PER_TEXT": x.per_text,
+        }  # fmt: skip
+        if isinstance(w, Packed):
+            self._step(op.LINEAR, W=self._weight(w.panels), EXTRA=w.halves, **fields)
+            return out
+        if x.codes is None:
+            codes, scales = self._coded(x)
+            self._step(op.QUANTIZE, X=x.place, K=x.channels, CODES=codes, SCALES=scales, PER_TEXT=x.per_text)
+        codes, scales = x.codes  # type: ignore[misc]
+        columns, sums = self._weight(w.columns), self._weight(w.sums)
+        self._step(
+            op.LINEAR8, W=self._weight(w.panels), CODES=codes, SCALES=scales, COLUMNS=columns, SUMS=sums, **fields
+        )
+        return out
+
+    def linear(self, x: Value, w: Any, b: Floats) -> Value:
+        return self._linear(x, w, b, matmul.NONE)
+
+    def linear_gelu(self, x: Value, w: Any, b: Floats) -> Value:
+        return self._linear(x, w, b, matmul.GELU)
+
+    def linear_gelu_tanh(self, x: Value, w: Any, b: Floats) -> Value:
+        return self._linear(x, w, b, matmul.GELU_TANH)
+
+    def linear_relu(self, x: Value, w: Any, b: Floats) -> Value:
+        return self._linear(x, w, b, matmul.RELU)
+
+    def linear_add_norm(self, x: Value, residual: Value, w: Any, b: Floats, *norm: Any) -> Value:
+        out = self._linear(x, w, b, matmul.RESIDUAL, residual)
+        gamma, beta, eps = norm
+        codes, scales = self._coded(out) if isinstance(w, PackedBytes) else (-1, -1)  # one pass does both
+        self._step(
+            op.NORM, X=out.place, OUT=out.place, K=out.channels, W=self._weight(gamma), BIAS=self._weight(beta),
+            NUMBER=self._number(eps), PER_TEXT=out.per_text, CODES=codes, SCALES=scales,
+        )  # fmt: skip
+        return out
+
+    def qkv(self, h: Value, w: Any, b: Floats, heads: int) -> tuple[Heads, Heads, Heads]:
+        whole = Heads(self.linear(h, w, b), heads, h.channels // heads)
+        return whole, whole, whole
+
+    def attend(self, q: Heads, k: Heads, v: Heads, starts: Any, first_only: bool = False) -> Value:
+        channels = q.heads * q.width
+        out = self._value(channels, -(-channels // matmul.PANEL) * matmul.PANEL, first_only)
+        self._step(
+            op.ATTEND, X=q.whole.place, OUT=out.place, EXTRA=q.heads, WIDTH=q.width, PER_TEXT=first_only,
+            NUMBER=self._number(1 / math.sqrt(q.width)),
+        )  # fmt: skip
+        return out
+
+    def first_rows(self, h: Value, starts: Any) -> Value:
+        out = self._value(h.channels, h.width, True)
+        self._step(op.FIRST_ROWS, X=h.place, OUT=out.place, PER_TEXT=1)
+        return out
+
+
+def _code_width(channels: int) -> int:
+    return -(-channels // LANES) * LANES
+
+
+def _readable(table: NDArray) -> NDArray:
+    """A table of float16 or float32 whose rows may be read in whole vectors."""
+    if table.dtype not in (np.float16, np.float32):
+        table = table.astype(np.float32)
+    if table.shape[1] % LANES == 0:
+        return table
+    return np.pad(table, ((0, 0), (0, LANES - table.shape[1] % LANES)))
+
+
+@dataclass
+class _Memory:
+    """One thread's memory for batches up to some size."""
+
+    tokens: int
+    texts: int
+    arena: NDArray[np.uint8]
+    table: Ints
+    scratch: Floats
+
+
+@dataclass
+class Program:
+    """A recorded forward pass; `result` is where it ends."""
+
+    recorder: Recorder
+    result: Value
+    heads: tuple[int, int]  # of the attention: how many, how wide
+    _threads: threading.local = field(default_factory=threading.local)
+
+    def __post_init__(self) -> None:
+        r = self.recorder
+        self._steps = np.array(r.steps, np.int64).reshape(-1, op.FIELDS)
+        self._numbers = np.array(r.numbers, np.float32)
+        self._widths = np.array([o if isinstance(o, int) else o.itemsize * o.shape[-1] for o in r.operands], np.int64)
+        self._deepest = int(self._steps[:, op.K].max(initial=1))
+
+    def run(self, ids: NDArray[np.int32], types: NDArray[np.int32], starts: Ints) -> Floats:
+        """The result on a packed batch: [T, C], or [B, C] if it was recorded for the first tokens alone."""
+        memory = self._memory(len(ids), len(starts) - 1, int(np.diff(starts).max()))
+        op.run(self._steps, self._numbers, memory.table, self._widths, ids, types, starts, memory.scratch)
+        rows = len(starts) - 1 if self.result.per_text else len(ids)
+        place, width = memory.table[self.result.place] - memory.arena.ctypes.data, 4 * self.result.width
+        whole = memory.arena[place : place + rows * width].view(np.float32).reshape(rows, self.result.width)
+        return whole[:, : self.result.channels].copy()
+
+    def _memory(self, tokens: int, texts: int, longest: int) -> _Memory:
+        memory: _Memory | None = getattr(self._threads, "memory", None)
+        need = max(self._deepest * matmul.PANEL, attention.scratch_floats.py_func(longest, self.heads[1]))
+        if memory is not None and tokens <= memory.tokens and texts <= memory.texts and need <= memory.scratch.size:
+            return memory
+        if memory is not None:  # never smaller than before
+            tokens, texts = max(tokens, memory.tokens), max(texts, memory.texts)
+        tokens, texts = -(-tokens // ALIGNMENT) * ALIGNMENT, -(-texts // ALIGNMENT) * ALIGNMENT
+        rows = max(tokens, texts)
+        sizes = [rows * o if isinstance(o, int) else 0 for o in self.recorder.operands]
+        starts = np.cumsum([0, *(-(-s // ALIGNMENT) * ALIGNMENT for s in sizes)])
+        arena = matmul.aligned((int(starts[-1]) + ALIGNMENT,), np.uint8)
+        table = np.array(
+            [
+                arena.ctypes.data + start if isinstance(o, int) else o.ctypes.data
+                for o, start in zip(self.recorder.operands, starts[:-1].tolist(), strict=True)
+            ],
+            np.int64,
+        )
+        self._threads.memory = _Memory(tokens, texts, arena, table, matmul.aligned((need,)))
+        return self._threads.memory
