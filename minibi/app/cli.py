@@ -1,4 +1,4 @@
-"""The command line: `minibi demo`, `index`, `search`, `eval`.
+"""The command line: `minibi demo`, `index`, `search`, `eval`, `warmup`, `quantize`.
 
 Bad input ends in one line on standard error and exit code 1; a wrong call in usage help and exit code 2.
 """
@@ -109,7 +109,8 @@ def index(
 ) -> None:
     """Index files and folders of text.
 
-    Reads text, Markdown, reStructuredText, JSONL, CSV and TSV, each also as .gz. Repeat the command after files changed: only what is new is encoded. An interrupted run continues when repeated.
+    Reads text, Markdown, reStructuredText, JSONL, CSV and TSV, each also as .gz. Repeat the command after files
+    changed: only what is new is encoded. An interrupted run continues when repeated.
     """
     from ..models.bi_encoder import BiEncoder
     from ..search.collection import Collection
@@ -120,14 +121,14 @@ def index(
     started = time.perf_counter()
     find_sources(paths)  # complain before anything is made
     target = output or Path((paths[0].resolve().name.split(".")[0] or "index") + ".minibi")
-    existed = target.exists()
+    existed, blank = target.exists(), not (target / "collection.db").exists()
     with Collection.open_or_create(target, BiEncoder(model)) as collection:
         try:
             with show.characters_bar("indexing") as (begin, progress):
                 report = ingest(collection, paths, text=text, title=title, id=id_column, begin=begin, progress=progress)
         except (MinibiError, OSError):
-            if not existed and not len(collection):
-                _remove(collection)
+            if blank and not len(collection):
+                _remove(collection, existed)
             raise
         changes = report.changes
         click.echo(
@@ -138,12 +139,13 @@ def index(
     click.echo(f"now ask:  minibi search {shlex.quote(str(target))} 'your question'", err=True)
 
 
-def _remove(collection: Any) -> None:
+def _remove(collection: Any, keep_folder: bool) -> None:
     """Takes an empty new collection away again."""
-    import shutil
-
     collection.close()
-    shutil.rmtree(collection.folder, ignore_errors=True)
+    for file in collection.folder.iterdir():
+        file.unlink()
+    if not keep_folder:
+        collection.folder.rmdir()
 
 
 @main.command()
@@ -208,6 +210,35 @@ def evaluate(folder: Path, split: str, pipeline: str, model: str, as_json: bool)
         click.echo(f"  {name:<12} {value:.4f}")
     for name, value in timed.seconds.items():
         click.echo(f"  {name:<18} {value:.1f} s")
+
+
+@main.command()
+@click.option("--target", help="Compile for a processor family such as x86-64-v3 instead of this machine.")
+def warmup(target: str | None) -> None:
+    """Compile all kernels now, into the user's cache, so that the first query need not wait."""
+    from .warmup import target_environment, warm, warm_for
+
+    started = time.perf_counter()
+    if target is None:
+        warm(lambda what: click.echo(f"compiling: {what}", err=True))
+        click.echo(f"ready after {time.perf_counter() - started:.1f} s")
+        return
+    warm_for(target)
+    settings = " ".join(f"{name}={value!r}" for name, value in target_environment(target).items())
+    click.echo(f"to use what was compiled, on any such processor, set {settings}")
+
+
+@main.command()
+@click.argument("source")
+@click.argument("target", type=click.Path(path_type=Path))
+@click.option("--to", "stored", default="float16", show_default=True, type=click.Choice(["float32", "float16", "int8"]))
+def quantize(source: str, target: Path, stored: str) -> None:
+    """Copy the model SOURCE to the folder TARGET with its matrices stored in fewer bytes."""
+    from ..models.convert import convert
+
+    folder = convert(source, target, stored)
+    size = (folder / "model.safetensors").stat().st_size
+    click.echo(f"{folder}: weights stored as {stored}, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from . import simd
+from . import functions, simd
 from .cache import inline, kernel
 from .matmul import ADDRESS, PANEL, ROWS, VECTORS, multiply_panel, tile
 from .simd import LANES, Loop, i64
@@ -48,7 +48,7 @@ def softmax_rows(typing_context, p, stride, n, scale, sums):
             at = e.mul(loop.index, i64(4))
             totals = []
             for row, shift, total in zip(rows, shifts, loop.carried, strict=True):
-                weight = simd.exp2(simd.load(e, e.add(row, at)).fma(factor, shift))
+                weight = functions.exp2(simd.load(e, e.add(row, at)).fma(factor, shift))
                 simd.store(e, weight, e.add(row, at))
                 totals.append(total + weight)
             loop.next(*totals)

@@ -121,7 +121,7 @@ def quantize_row(typing_context, x, n, codes, lowest, highest):
         span = e.fsub(highest, lowest)
         span = e.select(e.fcmp_ordered(">", span, f32(1e-30)), span, f32(1e-30))
         inverse = e.fdiv(f32(255.0), span)
-        magic = f32(simd._ROUND)
+        magic = f32(simd.ROUND)
         zero = e.fsub(e.fadd(e.fmul(e.fneg(lowest), inverse), magic), magic)
         factor, shift = simd.splat(e, inverse), simd.splat(e, zero)
         with Loop(e, n, step=LANES) as loop:

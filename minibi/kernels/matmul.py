@@ -19,12 +19,12 @@ from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from . import simd
+from . import functions, simd, target
 from .cache import kernel
 from .simd import LANES, Loop, i64
 
 ROWS = 6
-VECTORS = 4 if simd.has_wide_registers() else 1
+VECTORS = 4 if target.has_wide_registers() else 1
 PANEL = VECTORS * LANES
 FEW_ROWS = 24  # up to here float16 weights are widened in registers
 ADDRESS = types.intp
@@ -97,11 +97,11 @@ def tile(vectors: int, halves: bool = False):
 
 AFTER = {
     NONE: lambda x, _: x,
-    GELU: lambda x, _: simd.gelu(x),
-    GELU_TANH: lambda x, _: simd.gelu_tanh(x),
-    RELU: lambda x, _: simd.relu(x),
-    TANH: lambda x, _: simd.tanh(x),
-    SIGMOID: lambda x, _: simd.sigmoid(x),
+    GELU: lambda x, _: functions.gelu(x),
+    GELU_TANH: lambda x, _: functions.gelu_tanh(x),
+    RELU: lambda x, _: functions.relu(x),
+    TANH: lambda x, _: functions.tanh(x),
+    SIGMOID: lambda x, _: functions.sigmoid(x),
     RESIDUAL: lambda x, residual: x + simd.load(x.b, residual),
 }
 

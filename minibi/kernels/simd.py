@@ -25,49 +25,14 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
-from numba.core.registry import cpu_target
+
+from .target import has_avx2, has_byte_dot, widens_halves
 
 LANES = 16
+ROUND = 12582912.0  # 1.5 * 2^23: adding it to a small number leaves the nearest integer in the low bits of the sum
 f32, i8, i32, i64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 floats = ir.VectorType(f32, LANES)
 ints = ir.VectorType(i32, LANES)
-
-# Processors that Numba may be told to compile for by name (NUMBA_CPU_NAME) and that have 32 registers of 512 bits.
-_WIDE = ("avx512", "x86-64-v4", "icelake", "cascadelake", "cooperlake", "sapphirerapids", "znver4", "znver5")
-
-
-_AVX2 = ("haswell", "broadwell", "skylake", "x86-64-v3", "znver", *_WIDE)
-_VNNI = ("icelake", "cascadelake", "cooperlake", "tigerlake", "rocketlake", "sapphirerapids", "znver4", "znver5")
-
-
-def target_has(feature: str, *names: str) -> bool:
-    """True if the *target* Numba compiles for (not merely the machine at hand) has a feature, or is called so."""
-    _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    return f"+{feature}" in features.split(",") or any(name in cpu for name in names)
-
-
-def has_wide_registers() -> bool:
-    """AVX-512: 32 registers of sixteen floats."""
-    return target_has("avx512f", *_WIDE)
-
-
-def has_byte_dot() -> bool:
-    """AVX-512 VNNI: sixteen times four byte products and their sums in one instruction.
-
-    Emitting that instruction for a processor without it would kill the process, hence the care about the target.
-    """
-    return target_has("avx512vnni", *_VNNI) and has_wide_registers()
-
-
-def widens_halves() -> bool:
-    """An instruction from float16 to float32; without one LLVM would call a function that need not exist."""
-    triple, *_ = cpu_target.target_context.codegen().magic_tuple()
-    x86 = triple.startswith(("x86", "i686", "i386"))
-    return not x86 or target_has("f16c", "ivybridge", *_AVX2)
-
-
-def has_avx2() -> bool:
-    return target_has("avx2", *_AVX2)
 
 
 class Lanes:
@@ -162,7 +127,7 @@ def load_halves(b: ir.IRBuilder, address: Any, offset: int = 0) -> Lanes:
 
 def store_bytes(b: ir.IRBuilder, x: Lanes, address: Any) -> None:
     """x, whole numbers from 0 to 255, as sixteen bytes."""
-    whole = b.trunc((x + _ROUND).bits(), ir.VectorType(i8, LANES))
+    whole = b.trunc((x + ROUND).bits(), ir.VectorType(i8, LANES))
     b.store(whole, _pointer(b, address, 0, ir.VectorType(i8, LANES)), align=1)
 
 
@@ -344,87 +309,3 @@ class Loop:
             phi.add_incoming(x.value, self._before)
             phi.add_incoming(value, last)
             self.results.append(Lanes(b, phi))
-
-
-def polynomial(x: Lanes, coefficients: Sequence[float]) -> Lanes:
-    """Horner's rule; coefficients from the constant term upward."""
-    *rest, highest = coefficients
-    result = constant(x.b, highest)
-    for c in reversed(rest):
-        result = result.fma(x, c)
-    return result
-
-
-def reciprocal(x: Lanes) -> Lanes:
-    """1 / x for x in [1e-30, 1e30], within 2 units in the last place.
-
-    Three Newton steps r <- r (2 - x r) from a first guess that subtracts x's bits (so: negates its exponent) from a
-    magic number. Same bits on every processor, and four times quicker than a vector division.
-    """
-    b = x.b
-    guess = b.sub(ir.Constant(ints, [0x7EF311C7] * LANES), x.bits())
-    r = Lanes(b, b.bitcast(guess, floats))
-    minus = x * -1.0
-    for _ in range(3):
-        r = r * minus.fma(r, 2.0)
-    return r
-
-
-# 2^r on [-1/2, 1/2], Chebyshev interpolation of degree 6, relative error 2.6e-9
-_EXP2 = (1.0, 0.693147207, 0.240226509, 0.0555032723, 0.00961805668, 0.00134004282, 0.000154614447)
-_ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves an integer in the low bits of the sum
-
-
-def exp2(x: Lanes) -> Lanes:
-    """2^x for x <= 127; below -125 the result is 2^-125. Relative error below 1.5e-7.
-
-    x = n + r with n the nearest integer: a polynomial for 2^r, and n added to the exponent bits of the result.
-    """
-    b = x.b
-    x = x.max(-125.0)
-    shifted = x + _ROUND
-    r = x - (shifted - _ROUND)
-    n = b.shl(b.sub(shifted.bits(), constant(b, _ROUND).bits()), ir.Constant(ints, [23] * LANES))
-    return Lanes(b, b.bitcast(b.add(polynomial(r, _EXP2).bits(), n), floats))
-
-
-# Phi(-a) = p(a)^-8 / 2 for a >= 0, p fitted by least squares on Chebyshev nodes of [0, 6]; a Phi(-a) within 9e-9
-_TAIL = (
-    0.999999873, 0.099738033, 0.0447463678, 0.00872504169, 0.000764201283,
-    0.000310777499, -1.033811e-05, 1.7068486e-05, -2.72180568e-06, 3.88868799e-07,
-)  # fmt: skip
-
-
-def gelu(x: Lanes) -> Lanes:
-    """x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016); |error| < 3e-7 up to |x| = 1e13.
-
-    Written as max(x, 0) - |x| Phi(-|x|): the second term is small and fades out, so large |x| carry no error at all.
-    (Through erf, every large negative x would keep an error of the same sign, which a sum over channels adds up.)
-    """
-    a = x.max(x * -1.0)
-    p = reciprocal(polynomial(a.min(10.0), _TAIL))
-    p2 = p * p
-    p4 = p2 * p2
-    return x.max(0.0) - a * 0.5 * (p4 * p4)
-
-
-def sigmoid(x: Lanes) -> Lanes:
-    """1 / (1 + e^-x); |error| < 2e-7, exact at 0."""
-    return constant(x.b, 1.0) / (exp2((x * -1.4426950408889634).min(80.0)) + 1.0)
-
-
-def tanh(x: Lanes) -> Lanes:
-    """2 sigmoid(2x) - 1; |error| < 3e-7, exact at 0."""
-    return sigmoid(x * 2.0).fma(2.0, -1.0)
-
-
-def gelu_tanh(x: Lanes) -> Lanes:
-    """GELU by its tanh approximation: x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3); |error| < 2e-7 max(1, |x|)."""
-    cubic = (x * x).fma(0.044715, 1.0)
-    u = (x * cubic * (-2 * 0.7978845608028654 * 1.4426950408889634)).min(80.0)  # -2u log2(e)
-    return x * reciprocal(exp2(u) + 1.0)
-
-
-def relu(x: Lanes) -> Lanes:
-    """max(x, 0); NaN stays NaN."""
-    return constant(x.b, 0.0).max(x)

@@ -120,10 +120,15 @@ class Study:
     attention: list[list[Floats]] = field(default_factory=list)  # per layer, per text: [H, S, S]
 
 
+SCALE = "_scale"  # behind a matrix's name: the scales of its rows, where it is stored as bytes
+
+
 def canonical(tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    """Stored names without the optional `bert.` prefix, and old LayerNorm names as new ones."""
+    """Stored tensors without the optional `bert.` prefix, old LayerNorm names as new, bytes as the floats they mean."""
     out = {}
     for name, tensor in tensors.items():
+        if name + SCALE in tensors and tensor.dtype == np.int8:
+            tensor = tensor.astype(np.float32) * tensors[name + SCALE]
         name = name.removeprefix("bert.")
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
         out[name] = tensor

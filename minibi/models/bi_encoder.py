@@ -25,6 +25,7 @@ from ..text.tokenizer import Tokenizer, Tokens, Truncation, as_texts
 from . import bert
 from .locate import locate, read_json
 from .modules import read_modules
+from .precision import Precision, quantize_embeddings
 from .prompts import DOCUMENT_NAMES, QUERY_NAMES, choose, first_of, read_prompts
 from .running import TOKEN_BUDGET, Runner, interpreter, run_batches
 
@@ -131,6 +132,8 @@ class BiEncoder:
         normalize_embeddings: bool = False,
         *,
         truncate_dim: int | None = None,
+        precision: Precision = "float32",
+        ranges: ArrayLike | None = None,
         truncation: Truncation = "warn",
         token_budget: int = TOKEN_BUDGET,
         threads: int | None = None,
@@ -141,6 +144,7 @@ class BiEncoder:
         warning ("warn") or silently ("silent"), refused ("raise"), or read in pieces whose vectors are averaged
         ("chunk"). batch_size, token_budget: at most so many texts and tokens per batch; they affect speed and
         memory alone. output_value="token_embeddings": the last layer's states instead, a list of [T, C].
+        precision, ranges: codes instead of floats, see `minibi.models.precision`.
         Raises InputError for anything that is not text.
         """
         single = isinstance(texts, str)
@@ -180,7 +184,8 @@ class BiEncoder:
             vectors = np.ascontiguousarray(vectors[:, :width])
         if normalize_embeddings:
             vectors = unit_rows(vectors)
-        return vectors[0] if single else vectors
+        codes = quantize_embeddings(vectors, precision, ranges)
+        return codes[0] if single else codes
 
     def encode_query(self, texts: str | Sequence[str], **options: Any) -> Any:
         """`encode` with the model's prompt for queries, if it has one."""

@@ -84,19 +84,9 @@ class Collection:
     @classmethod
     def create(cls, folder: str | Path, model: BiEncoder) -> Collection:
         """A new, empty collection for vectors of `model`. Raises InputError if the folder is taken."""
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder} is a file: choose another name for the collection's folder")
-        if not data.is_blank(folder / DATABASE):
+        if not data.is_blank(Path(folder) / DATABASE):
             raise InputError(f"{folder} is a collection already: open it, or choose another name")
-        if folder.is_dir() and any(not p.name.startswith(DATABASE) for p in folder.iterdir()):
-            raise InputError(f"{folder} holds other files: choose another name for the collection's folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        own = model.name == model.folder.name and model.folder.parent != weights_folder()  # a folder of the user's
-        name = str(model.folder.resolve()) if own else model.name
-        meta = {"uuid": uuid.uuid4().hex, "model": name, "dim": str(model.dim), "overlap": str(OVERLAP)}
-        db = data.create(folder / DATABASE, meta | {"fingerprint": model.fingerprint, "snapshot": "-1"})
-        return cls._over(folder, db, model)
+        return cls.open_or_create(folder, model)
 
     @classmethod
     def open(cls, folder: str | Path, model: BiEncoder | None = None) -> Collection:
@@ -111,7 +101,21 @@ class Collection:
 
     @classmethod
     def open_or_create(cls, folder: str | Path, model: BiEncoder) -> Collection:
-        return cls.create(folder, model) if data.is_blank(Path(folder) / DATABASE) else cls.open(folder, model)
+        """The collection there is, else a new one. Several processes may do this at once."""
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file: choose another name for the collection's folder")
+        others = folder.is_dir() and any(not p.name.startswith(DATABASE) for p in folder.iterdir())
+        if not data.is_blank(folder / DATABASE):
+            return cls.open(folder, model)
+        if others:
+            raise InputError(f"{folder} holds other files: choose another name for the collection's folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        own = model.name == model.folder.name and model.folder.parent != weights_folder()  # a folder of the user's
+        name = str(model.folder.resolve()) if own else model.name
+        meta = {"uuid": uuid.uuid4().hex, "model": name, "dim": str(model.dim), "overlap": str(OVERLAP)}
+        db = data.create(folder / DATABASE, meta | {"fingerprint": model.fingerprint, "snapshot": "-1"})
+        return cls._over(folder, db, model)
 
     @classmethod
     def _over(cls, folder: Path, db: sqlite3.Connection, model: BiEncoder | None) -> Collection:

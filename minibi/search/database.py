@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """A connection that waits for others, and whose commits survive a power cut. Raises FormatError."""
     try:
         db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
-        db.execute("PRAGMA journal_mode=WAL")
+        _use_wal(db)
         db.execute("PRAGMA synchronous=FULL")
         db.execute("PRAGMA foreign_keys=ON")
         return db
@@ -48,11 +49,23 @@ def connect(path: Path) -> sqlite3.Connection:
         raise FormatError(f"{path} cannot be opened as a collection's database: {e}") from None
 
 
+def _use_wal(db: sqlite3.Connection) -> None:
+    """Write-ahead logging. SQLite does not wait by itself while another connection is just switching to it."""
+    for patience in reversed(range(100)):
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as e:
+            if e.sqlite_errorcode != sqlite3.SQLITE_BUSY or not patience:
+                raise
+            time.sleep(0.05)
+
+
 def is_blank(path: Path) -> bool:
     """Whether there is no database, or one without tables: what is left when `create` is killed. Raises FormatError."""
     if not path.is_file():
         return True
-    with contextlib.closing(connect(path)) as db:
+    with contextlib.closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as db, transaction(db, "DEFERRED"):
         return not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
 
 

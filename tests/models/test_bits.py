@@ -151,10 +151,10 @@ SCRIPT = """
 import json, sys
 import numpy as np
 from minibi import BiEncoder, CrossEncoder
-from minibi.kernels import simd
+from minibi.kernels import target
 golden, texts, small, pairs = json.load(sys.stdin)
 minilm, tiny, cross = BiEncoder(), BiEncoder(golden + "/tiny-bert-new"), CrossEncoder(golden + "/tiny-cross-encoder")
-assert not simd.has_wide_registers()
+assert not target.has_wide_registers()
 parts = [minilm.encode(texts), tiny.encode(small, truncation="silent"), cross.predict(pairs, truncation="silent")]
 np.concatenate([p.ravel() for p in parts]).tofile(sys.argv[1])
 """

@@ -1,0 +1,92 @@
+"""exp2, the normal distribution and what follows from them, on sixteen lanes, the same bits on every processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llvmlite import ir
+
+from .simd import LANES, ROUND, Lanes, constant, floats, ints
+
+
+def polynomial(x: Lanes, coefficients: Sequence[float]) -> Lanes:
+    """Horner's rule; coefficients from the constant term upward."""
+    *rest, highest = coefficients
+    result = constant(x.b, highest)
+    for c in reversed(rest):
+        result = result.fma(x, c)
+    return result
+
+
+def reciprocal(x: Lanes) -> Lanes:
+    """1 / x for x in [1e-30, 1e30], within 2 units in the last place.
+
+    Three Newton steps r <- r (2 - x r) from a first guess that subtracts x's bits (so: negates its exponent) from a
+    magic number. Same bits on every processor, and four times quicker than a vector division.
+    """
+    b = x.b
+    guess = b.sub(ir.Constant(ints, [0x7EF311C7] * LANES), x.bits())
+    r = Lanes(b, b.bitcast(guess, floats))
+    minus = x * -1.0
+    for _ in range(3):
+        r = r * minus.fma(r, 2.0)
+    return r
+
+
+# 2^r on [-1/2, 1/2], Chebyshev interpolation of degree 6, relative error 2.6e-9
+_EXP2 = (1.0, 0.693147207, 0.240226509, 0.0555032723, 0.00961805668, 0.00134004282, 0.000154614447)
+
+
+def exp2(x: Lanes) -> Lanes:
+    """2^x for x <= 127; below -125 the result is 2^-125. Relative error below 1.5e-7.
+
+    x = n + r with n the nearest integer: a polynomial for 2^r, and n added to the exponent bits of the result.
+    """
+    b = x.b
+    x = x.max(-125.0)
+    shifted = x + ROUND
+    r = x - (shifted - ROUND)
+    n = b.shl(b.sub(shifted.bits(), constant(b, ROUND).bits()), ir.Constant(ints, [23] * LANES))
+    return Lanes(b, b.bitcast(b.add(polynomial(r, _EXP2).bits(), n), floats))
+
+
+# Phi(-a) = p(a)^-8 / 2 for a >= 0, p fitted by least squares on Chebyshev nodes of [0, 6]; a Phi(-a) within 9e-9
+_TAIL = (
+    0.999999873, 0.099738033, 0.0447463678, 0.00872504169, 0.000764201283,
+    0.000310777499, -1.033811e-05, 1.7068486e-05, -2.72180568e-06, 3.88868799e-07,
+)  # fmt: skip
+
+
+def gelu(x: Lanes) -> Lanes:
+    """x Phi(x), Phi the normal distribution function (Hendrycks & Gimpel 2016); |error| < 3e-7 up to |x| = 1e13.
+
+    Written as max(x, 0) - |x| Phi(-|x|): the second term is small and fades out, so large |x| carry no error at all.
+    (Through erf, every large negative x would keep an error of the same sign, which a sum over channels adds up.)
+    """
+    a = x.max(x * -1.0)
+    p = reciprocal(polynomial(a.min(10.0), _TAIL))
+    p2 = p * p
+    p4 = p2 * p2
+    return x.max(0.0) - a * 0.5 * (p4 * p4)
+
+
+def sigmoid(x: Lanes) -> Lanes:
+    """1 / (1 + e^-x); |error| < 2e-7, exact at 0."""
+    return constant(x.b, 1.0) / (exp2((x * -1.4426950408889634).min(80.0)) + 1.0)
+
+
+def tanh(x: Lanes) -> Lanes:
+    """2 sigmoid(2x) - 1; |error| < 3e-7, exact at 0."""
+    return sigmoid(x * 2.0).fma(2.0, -1.0)
+
+
+def gelu_tanh(x: Lanes) -> Lanes:
+    """GELU by its tanh approximation: x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3); |error| < 2e-7 max(1, |x|)."""
+    cubic = (x * x).fma(0.044715, 1.0)
+    u = (x * cubic * (-2 * 0.7978845608028654 * 1.4426950408889634)).min(80.0)  # -2u log2(e)
+    return x * reciprocal(exp2(u) + 1.0)
+
+
+def relu(x: Lanes) -> Lanes:
+    """max(x, 0); NaN stays NaN."""
+    return constant(x.b, 0.0).max(x)

@@ -1,0 +1,60 @@
+"""Models on disk in fewer bytes: `convert` writes a folder's weights as float32, float16 or int8.
+
+int8 stores each matrix as signed bytes, and beside it, under its name with `_scale`, a float32 scale for each row. What
+`compute="int8"` makes of them are the very same bytes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..store.files import replace_file
+from ..store.tensors import read_weights
+from .bert import SCALE, BertConfig
+from .locate import locate
+
+STORED = ("float32", "float16", "int8")
+
+
+def convert(source: str | Path, target: str | Path, stored: str) -> Path:
+    """Copies a model folder with its matrices stored as `stored`; biases and norms stay float32. Raises InputError."""
+    from safetensors.numpy import save
+
+    if stored not in STORED:
+        raise InputError(f"{stored!r} is not one of {list(STORED)}")
+    folder, target = locate(source), Path(target)
+    if target.exists():
+        raise InputError(f"{target} exists already: choose another name")
+    BertConfig.read(folder)
+    tensors: dict[str, NDArray] = {}
+    for name, tensor in read_weights(folder).items():
+        if tensor.dtype.kind != "f":
+            tensors[name] = tensor
+        elif tensor.ndim < 2 or stored == "float32":
+            tensors[name] = tensor.astype(np.float32)
+        elif stored == "float16" or "embeddings" in name:  # tables of embeddings are read, not multiplied
+            with np.errstate(over="ignore"):
+                tensors[name] = tensor.astype(np.float16)
+            if not np.isfinite(tensors[name]).all():
+                raise InputError(f"{name} holds numbers beyond float16: store the model as float32")
+        else:
+            tensors[name], tensors[name + SCALE] = to_bytes(tensor)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin", ".*"))
+    for extra in folder.glob("*/*.safetensors"):  # dense layers behind the transformer stay as they are
+        shutil.copy(extra, target / extra.relative_to(folder))
+    replace_file(target / "model.safetensors", lambda file: file.write(save(tensors, {"format": "pt"})))
+    return target
+
+
+def to_bytes(w: NDArray) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """w [N, K] -> bytes [N, K] and the scale of each row [N, 1]: its largest magnitude becomes 127."""
+    w = np.asarray(w, np.float32)
+    top = np.abs(w).max(axis=1, keepdims=True)
+    scale = np.where(top > 0, top / np.float32(127), np.float32(1)).astype(np.float32)
+    return np.rint(w / scale).astype(np.int8), scale

@@ -1,0 +1,73 @@
+"""Encoding more texts than fit in memory: an iterator in, a .npy file out, with bounded memory in between."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..store.files import replace_file
+from .bi_encoder import BiEncoder
+from .precision import Precision, quantize_embeddings
+
+AT_ONCE = 4096  # texts tokenized and sorted by length together
+HEADER = 128  # bytes kept for the .npy header, which is written last, when the number of rows is known
+
+
+def encode_stream(
+    model: BiEncoder, texts: Iterable[str], *, precision: Precision = "float32", ranges: Any = None, **options: Any
+) -> Iterator[NDArray]:
+    """Vectors of an endless supply of texts, in order, some thousand at a time. Options go to `BiEncoder.encode`."""
+    supply = iter(texts)
+    while part := list(islice(supply, AT_ONCE)):
+        yield quantize_embeddings(model.encode(part, **options), precision, ranges)
+
+
+def encode_to_file(
+    model: BiEncoder,
+    texts: Iterable[str],
+    path: str | Path,
+    *,
+    precision: Precision = "float32",
+    ranges: Any = None,
+    total: int | None = None,
+    show_progress_bar: bool = False,
+    **options: Any,
+) -> int:
+    """Writes the vectors of `texts` to a .npy file, [N, dim]; returns N. Read it by `np.load(path, mmap_mode="r")`.
+
+    The file appears, complete, at the end; an interruption leaves what was there before. total: for the progress bar.
+    """
+    from tqdm import tqdm
+
+    if isinstance(texts, str):
+        raise InputError("expected many texts, not one string: pass a list or an iterator of strings")
+    written = 0
+
+    def write(file: BinaryIO) -> None:
+        nonlocal written
+        file.write(b" " * HEADER)
+        kind, width = np.dtype(np.float32), model.dim
+        with tqdm(total=total, desc="encoding", unit="text", disable=None if show_progress_bar else True) as bar:
+            for vectors in encode_stream(model, texts, precision=precision, ranges=ranges, **options):
+                kind, width = vectors.dtype, vectors.shape[1]
+                file.write(np.ascontiguousarray(vectors).data)
+                written += len(vectors)
+                bar.update(len(vectors))
+        file.seek(0)
+        file.write(_header(kind, (written, width)))
+
+    replace_file(Path(path), write)
+    return written
+
+
+def _header(kind: np.dtype, shape: tuple[int, int]) -> bytes:
+    """The header of a .npy file, version 1.0, filled up to HEADER bytes (numpy.lib.format)."""
+    text = repr({"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": shape})
+    body = text.encode().ljust(HEADER - 11) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body
