@@ -1,0 +1,1 @@
+"""minibi beside its peers, in turns within one process, so that ratios survive a busy machine."""
