@@ -237,7 +237,7 @@ def quantize(source: str, target: Path, stored: str) -> None:
     from ..models.convert import convert
 
     folder = convert(source, target, stored)
-    size = (folder / "model.safetensors").stat().st_size
+    size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     click.echo(f"{folder}: weights stored as {stored}, {size / 1e6:.1f} MB")
 
 

@@ -39,6 +39,7 @@ def warm(report: Callable[[str], object]) -> None:
         report(f"encoder, {compute}")
         model = BiEncoder(compute=compute)
         model.encode(texts)
+        model.study(texts[0])  # verb by verb, which layers behind the encoder and cross-encoders need too
     vectors = np.eye(64, 32, dtype=np.float32)
     for index in (FlatIndex(32), HNSWIndex(32, M=4)):
         report(type(index).__name__)

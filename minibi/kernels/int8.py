@@ -28,7 +28,7 @@ def pack8(w):
     full = np.zeros((deep, wide), np.float32)
     full[:k, :n] = w
     top = np.abs(full).max(axis=0)
-    scale = np.where(top > 0, top / np.float32(127), np.float32(1)).astype(np.float32)
+    scale = np.where(top > 1e-35, top / np.float32(127), np.float32(1)).astype(np.float32)  # a smaller one is inexact
     codes = np.rint(full / scale).astype(np.int8)
     panels = codes.reshape(deep // 4, 4, wide // PANEL, PANEL).transpose(2, 0, 3, 1)
     out = aligned(panels.shape, np.int8)

@@ -13,9 +13,14 @@ _VNNI = ("icelake", "cascadelake", "cooperlake", "tigerlake", "rocketlake", "sap
 
 
 def target_has(feature: str, *names: str) -> bool:
-    """True if the *target* Numba compiles for (not merely the machine at hand) has a feature, or is called so."""
+    """True if the *target* Numba compiles for (not merely the machine at hand) has a feature.
+
+    What the list of features says counts; a virtual machine may hide what its processor's name promises. The name
+    decides where the list is silent.
+    """
     _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
-    return f"+{feature}" in features.split(",") or any(name in cpu for name in names)
+    listed = features.split(",")
+    return f"-{feature}" not in listed and (f"+{feature}" in listed or any(name in cpu for name in names))
 
 
 def has_wide_registers() -> bool:

@@ -123,12 +123,24 @@ class Study:
 SCALE = "_scale"  # behind a matrix's name: the scales of its rows, where it is stored as bytes
 
 
+def as_floats(tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Stored tensors, bytes as the floats they mean and their scales left out. Raises ModelError."""
+    out = dict(tensors)
+    for name, tensor in tensors.items():
+        if name + SCALE in tensors and tensor.dtype == np.int8:
+            scales = out.pop(name + SCALE)
+            if scales.dtype.kind != "f" or scales.shape != (*tensor.shape[:-1], 1):
+                raise ModelError(
+                    f"{name}: its scales are {scales.dtype} {list(scales.shape)}, not one float for each row"
+                )
+            out[name] = tensor.astype(np.float32) * scales
+    return out
+
+
 def canonical(tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
     """Stored tensors without the optional `bert.` prefix, old LayerNorm names as new, bytes as the floats they mean."""
     out = {}
-    for name, tensor in tensors.items():
-        if name + SCALE in tensors and tensor.dtype == np.int8:
-            tensor = tensor.astype(np.float32) * tensors[name + SCALE]
+    for name, tensor in as_floats(tensors).items():
         name = name.removeprefix("bert.")
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
         out[name] = tensor
@@ -153,8 +165,12 @@ def getter(tensors: Mapping[str, NDArray], where: object) -> Callable[..., NDArr
     return get
 
 
-def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, where: object) -> None:
-    """Raises ModelError if the tokenizer can write ids that the model has no vector for."""
+def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, where: object, pairs: bool = False) -> None:
+    """Raises ModelError if the tokenizer can write ids (for pairs also types) that the model has no vector for."""
+    if pairs and tokenizer.pair_types > config.types:
+        raise ModelError(
+            f"{where}: the tokenizer gives pairs {tokenizer.pair_types} types, the model has {config.types}"
+        )
     if max(tokenizer.vocabulary.values(), default=0) >= config.vocabulary:
         raise ModelError(f"{where}: the tokenizer has more tokens than the model ({config.vocabulary})")
 

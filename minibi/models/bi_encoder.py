@@ -155,6 +155,10 @@ class BiEncoder:
             raise InputError(f"output_value is 'sentence_embedding' or 'token_embeddings', not {output_value!r}")
         width = self.truncate_dim if truncate_dim is None else truncate_dim
         self._check_width(width)
+        if precision != "float32":  # complains now rather than after the work
+            if want_states:
+                raise InputError("token embeddings are float32 only: leave precision at 'float32'")
+            quantize_embeddings(np.empty((0, width or self.modules.dim), np.float32), precision, ranges)
         pieces, counts = self._pieces(wanted, prefix, truncation)
         skip = self._prompt_tokens(prefix)
         first_only = not want_states and not skip and self.modules.pooling.modes == ("cls",)

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, ModelError
 from ..store.files import replace_file
 from ..store.tensors import read_weights
-from .bert import SCALE, BertConfig
-from .locate import locate
+from .bert import SCALE, BertConfig, as_floats
+from .locate import locate, read_json
 
 STORED = ("float32", "float16", "int8")
 
@@ -30,11 +30,16 @@ def convert(source: str | Path, target: str | Path, stored: str) -> Path:
     folder, target = locate(source), Path(target)
     if target.exists():
         raise InputError(f"{target} exists already: choose another name")
-    BertConfig.read(folder)
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{target} lies in the folder to be copied: choose a place outside")
+    place = _transformer(folder)
+    BertConfig.read(folder / place)
     tensors: dict[str, NDArray] = {}
-    for name, tensor in read_weights(folder).items():
+    for name, tensor in as_floats(read_weights(folder / place)).items():
         if tensor.dtype.kind != "f":
             tensors[name] = tensor
+        elif not np.isfinite(tensor).all():  # as bytes these would become numbers
+            raise InputError(f"{name} holds NaN or infinity: this model cannot be used")
         elif tensor.ndim < 2 or stored == "float32":
             tensors[name] = tensor.astype(np.float32)
         elif stored == "float16" or "embeddings" in name:  # tables of embeddings are read, not multiplied
@@ -44,17 +49,32 @@ def convert(source: str | Path, target: str | Path, stored: str) -> Path:
                 raise InputError(f"{name} holds numbers beyond float16: store the model as float32")
         else:
             tensors[name], tensors[name + SCALE] = to_bytes(tensor)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors*", "*.bin", ".*"))
-    for extra in folder.glob("*/*.safetensors"):  # dense layers behind the transformer stay as they are
-        shutil.copy(extra, target / extra.relative_to(folder))
-    replace_file(target / "model.safetensors", lambda file: file.write(save(tensors, {"format": "pt"})))
+    target.mkdir(parents=True)
+    try:
+        others = shutil.ignore_patterns("*.safetensors*", "*.bin", ".*")
+        shutil.copytree(folder, target, ignore=others, dirs_exist_ok=True)
+        for extra in folder.glob("*/*.safetensors"):  # dense layers behind the transformer stay as they are
+            if extra.parent != folder / place:
+                shutil.copy(extra, target / extra.relative_to(folder))
+        replace_file(target / place / "model.safetensors", lambda file: file.write(save(tensors, {"format": "pt"})))
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
     return target
+
+
+def _transformer(folder: Path) -> Path:
+    """Where the weights lie in a model folder: in itself, or in one of its own that an older modules.json names."""
+    first = next(iter(read_json(folder / "modules.json", [], kind=list)), {})
+    place = Path(str(first.get("path", "") if isinstance(first, dict) else ""))
+    if not (folder / place).resolve().is_relative_to(folder.resolve()):
+        raise ModelError(f"{folder / 'modules.json'} points outside its folder: {str(place)!r}")
+    return place
 
 
 def to_bytes(w: NDArray) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """w [N, K] -> bytes [N, K] and the scale of each row [N, 1]: its largest magnitude becomes 127."""
     w = np.asarray(w, np.float32)
     top = np.abs(w).max(axis=1, keepdims=True)
-    scale = np.where(top > 0, top / np.float32(127), np.float32(1)).astype(np.float32)
+    scale = np.where(top > 1e-35, top / np.float32(127), np.float32(1)).astype(np.float32)
     return np.rint(w / scale).astype(np.int8), scale

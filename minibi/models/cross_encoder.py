@@ -65,7 +65,7 @@ class CrossEncoder:
         self.tokenizer.max_length = min(self.tokenizer.max_length or self.config.positions, self.config.positions)
         if max_length is not None and max_length > self.config.positions:
             raise ModelError(f"max_length {max_length} exceeds the model's {self.config.positions} positions")
-        bert.check_vocabulary(self.tokenizer, self.config, self.folder)
+        bert.check_vocabulary(self.tokenizer, self.config, self.folder, pairs=True)
 
     def __repr__(self) -> str:
         return f"CrossEncoder({self.name!r}, labels={self.config.labels}, max_length={self.tokenizer.max_length})"

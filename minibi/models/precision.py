@@ -56,7 +56,11 @@ def quantize_embeddings(
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
     if ranges is None:
         ranges = usual_ranges(x.shape[1]) if calibration_embeddings is None else calibrate(calibration_embeddings)
-    low, high = as_vectors(ranges, x.shape[1], name="the ranges")
-    step = np.where(high > low, (high - low) / np.float32(255), np.float32(1))
-    codes = np.clip(np.rint((x - low) / step), 0, 255)
+    ends = as_vectors(ranges, x.shape[1], name="the ranges")
+    if len(ends) != 2 or (ends[0] > ends[1]).any():
+        raise InputError(f"the ranges must be the smallest and the largest values, [2, {x.shape[1]}]: see `calibrate`")
+    low, high = ends.astype(np.float64)
+    step = ((high - low) / 255).astype(np.float32)
+    with np.errstate(over="ignore"):
+        codes = np.clip(np.rint((x - ends[0]) / np.where(step > 1e-38, step, np.float32(1))), 0, 255)
     return codes.astype(np.uint8) if precision == "uint8" else (codes - 128).astype(np.int8)

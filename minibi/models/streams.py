@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..store.files import replace_file
 from .bi_encoder import BiEncoder
-from .precision import Precision, quantize_embeddings
+from .precision import Precision
 
 AT_ONCE = 4096  # texts tokenized and sorted by length together
 HEADER = 128  # bytes kept for the .npy header, which is written last, when the number of rows is known
@@ -23,9 +23,16 @@ def encode_stream(
     model: BiEncoder, texts: Iterable[str], *, precision: Precision = "float32", ranges: Any = None, **options: Any
 ) -> Iterator[NDArray]:
     """Vectors of an endless supply of texts, in order, some thousand at a time. Options go to `BiEncoder.encode`."""
-    supply = iter(texts)
+    supply = _supply(texts)
     while part := list(islice(supply, AT_ONCE)):
-        yield quantize_embeddings(model.encode(part, **options), precision, ranges)
+        yield model.encode(part, precision=precision, ranges=ranges, **options)
+
+
+def _supply(texts: Iterable[str]) -> Iterator[str]:
+    """Raises InputError for what is not many texts."""
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
+        raise InputError(f"expected many texts, not one {type(texts).__name__}: pass a list or an iterator of strings")
+    return iter(texts)
 
 
 def encode_to_file(
@@ -45,22 +52,22 @@ def encode_to_file(
     """
     from tqdm import tqdm
 
-    if isinstance(texts, str):
-        raise InputError("expected many texts, not one string: pass a list or an iterator of strings")
+    options |= {"precision": precision, "ranges": ranges}
+    supply, none = _supply(texts), model.encode([], **options)  # complains of the options before anything is done
+    if not isinstance(none, np.ndarray):
+        raise InputError("a file holds one vector per text: leave output_value at 'sentence_embedding'")
     written = 0
 
     def write(file: BinaryIO) -> None:
         nonlocal written
         file.write(b" " * HEADER)
-        kind, width = np.dtype(np.float32), model.dim
         with tqdm(total=total, desc="encoding", unit="text", disable=None if show_progress_bar else True) as bar:
-            for vectors in encode_stream(model, texts, precision=precision, ranges=ranges, **options):
-                kind, width = vectors.dtype, vectors.shape[1]
+            for vectors in encode_stream(model, supply, **options):
                 file.write(np.ascontiguousarray(vectors).data)
                 written += len(vectors)
                 bar.update(len(vectors))
         file.seek(0)
-        file.write(_header(kind, (written, width)))
+        file.write(_header(none.dtype, (written, none.shape[1])))
 
     replace_file(Path(path), write)
     return written

@@ -57,7 +57,7 @@ def matrix8(w: Array) -> Bytes:
     """A stored weight [N, K] -> bytes: each column's largest magnitude becomes 127."""
     w = matrix(w)
     top = np.abs(w).max(axis=0)
-    scales = np.where(top > 0, top / np.float32(127), np.float32(1)).astype(np.float32)
+    scales = np.where(top > 1e-35, top / np.float32(127), np.float32(1)).astype(np.float32)
     return Bytes(np.rint(w / scales).astype(np.int8), scales)
 
 

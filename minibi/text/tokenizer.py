@@ -91,6 +91,11 @@ class Tokenizer:
     def pair_specials(self) -> int:
         return sum(isinstance(part, int) for part, _ in self._pair)
 
+    @property
+    def pair_types(self) -> int:
+        """How many types the tokens of a pair have: 2 where they tell its sides apart."""
+        return 1 + max((kind for _, kind in self._pair), default=0)
+
     def bare(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text without special tokens and without any limit."""
         return [e.ids for e in self._encode(texts, self._backend.encode_batch_fast)]
