@@ -51,7 +51,6 @@ def unit_rows(x: Floats) -> Floats:
 
     Each row's result depends on that row alone, whatever N is.
     """
-    scale = np.abs(x).max(axis=1, keepdims=True, initial=0.0)  # divide by it first: squares of 1e30 would overflow
-    y = x / np.where(scale > 0, scale, 1)
-    norm = np.sqrt(np.sum(y * y, axis=1, keepdims=True, dtype=np.float64)).astype(np.float32)
-    return y / np.where(norm > 0, norm, 1)
+    wide = x.astype(np.float64)  # squares of float32 neither overflow nor vanish here
+    norm = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
+    return (wide / np.where(norm > 0, norm, 1)).astype(np.float32)

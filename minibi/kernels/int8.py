@@ -15,9 +15,9 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from . import simd
+from . import functions, simd
 from .cache import kernel
-from .matmul import ADDRESS, AHEAD, PANEL, ROWS, VECTORS, aligned, for_kind, row_addresses
+from .matmul import ADDRESS, AFTER, AHEAD, GELU, PANEL, ROWS, VECTORS, aligned, for_kind, row_addresses
 from .simd import LANES, Loop, f32, i64
 
 
@@ -84,7 +84,7 @@ def finish_row8(typing_context, kind, c, bias, residual, n, columns, sums, scale
                 simd.store(e, what(x, e.add(residual, at)), out)
                 loop.next()
 
-        for_kind(e, kind, body)
+        for_kind(e, kind, body, AFTER | {GELU: lambda x, _: functions.gelu_short(x)})
         return context.get_dummy_value()
 
     return types.void(*[ADDRESS] * 7, types.float32, types.float32), generate

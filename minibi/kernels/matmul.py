@@ -106,9 +106,9 @@ AFTER = {
 }
 
 
-def for_kind(e, kind, body):
-    """Emits `body(what)` for each entry of AFTER, of which the one with code `kind` will run."""
-    for code, what in AFTER.items():
+def for_kind(e, kind, body, after=AFTER):
+    """Emits `body(what)` for each entry of `after`, of which the one with code `kind` will run."""
+    for code, what in after.items():
         with e.if_then(e.icmp_signed("==", kind, i64(code))):
             body(what)
 
