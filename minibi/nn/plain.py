@@ -75,8 +75,9 @@ def linear(x: Array, w: Any, b: Array) -> Array:
     """x [T, K] @ w [K, N] + b [N]. With `Bytes`, x becomes bytes too and the product of bytes is exact."""
     if isinstance(w, Bytes):
         codes, scale, zero = quantize(x)
-        products = codes.astype(np.int32) @ w.codes.astype(np.int32)
-        return (products - zero * w.codes.sum(axis=0, dtype=np.int32)) * scale * w.scales + b
+        products = codes.astype(np.float64) @ w.codes.astype(np.float64)  # whole numbers below 2^53
+        products -= zero * w.codes.sum(axis=0, dtype=np.float64)
+        return (products * scale * w.scales + b).astype(np.float32)
     return x @ w + b
 
 

@@ -98,6 +98,13 @@ def test_gelu(functions, lanes, reach):
     assert np.abs(lanes(functions.gelu)(x) - exact).max() < 3e-7
 
 
+def test_gelu_short(functions, lanes):
+    x = np.linspace(-40, 40, 1_000_001).astype(np.float32)
+    exact = x * np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x.tolist()])
+    assert np.abs(lanes(functions.gelu_short)(x) - exact).max() < 1.3e-5
+    assert lanes(functions.gelu_short)([20, 1e10, 0.0]).tolist() == np.float32([20, 1e10, 0]).tolist()
+
+
 def test_gelu_coefficients(functions):
     a = np.linspace(0, 6, 20_001)
     fit = a * np.polynomial.polynomial.polyval(a, functions._TAIL) ** -8 / 2
