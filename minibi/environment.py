@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 from .errors import InputError
@@ -46,6 +47,9 @@ def plain_kernels() -> bool:
     return choice == "plain"
 
 
+_CGROUP = Path("/sys/fs/cgroup")
+
+
 def thread_count(threads: int | None = None) -> int:
     """How many threads to use: the argument, else $MINIBI_NUM_THREADS, else the CPUs this process may really use."""
     if threads is None and (text := os.environ.get("MINIBI_NUM_THREADS")):
@@ -61,12 +65,13 @@ def thread_count(threads: int | None = None) -> int:
         available = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         available = os.cpu_count() or 1
-    quota = _cpu_quota(Path("/sys/fs/cgroup"))
+    quota = _cpu_quota(_CGROUP)
     return max(1, min(available, int(quota + 0.5)) if quota else available)
 
 
+@cache
 def _cpu_quota(cgroup: Path) -> float | None:
-    """CPUs granted by the container's quota, None if unlimited: cgroup v2 `cpu.max`, v1 `cpu.cfs_*_us`."""
+    """Read once. CPUs granted by the container's quota, None if unlimited: cgroup v2 `cpu.max`, v1 `cpu.cfs_*_us`."""
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()[:2]
     except (OSError, ValueError):

@@ -150,10 +150,10 @@ def _remove(collection: Any, keep_folder: bool) -> None:
 
 @main.command()
 @click.argument("collection", type=click.Path(path_type=Path))
-@click.argument("question")
+@click.argument("question", nargs=-1, required=True)
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many passages.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead.")
-def search(collection: Path, question: str, k: int, as_json: bool) -> None:
+def search(collection: Path, question: tuple[str, ...], k: int, as_json: bool) -> None:
     """Answer a question from an index.
 
     Shows the passages of COLLECTION, made by `minibi index`, that are nearest to QUESTION in meaning.
@@ -162,7 +162,7 @@ def search(collection: Path, question: str, k: int, as_json: bool) -> None:
     from . import show
 
     with Collection.open(collection) as opened:
-        found = opened.search(question, k)
+        found = opened.search(" ".join(question), k)
     if as_json:
         click.echo(show.json_safe([hit.to_dict() for hit in found]))
     elif found:
