@@ -18,8 +18,8 @@ Candidate = tuple[float, int]
 
 
 def _distances(vectors: Floats, rows: Any, query: Floats, metric: int) -> list[float]:
-    picked = vectors[rows]
-    return (np.square(picked - query).sum(axis=1) if metric else -(picked @ query)).tolist()
+    picked = vectors[rows]  # each row summed by itself: BLAS would let equal rows differ in the last bit
+    return (np.square(picked - query).sum(axis=1) if metric else -(picked * query).sum(axis=1)).tolist()
 
 
 def neighbours_of(links: Any, slot: int) -> list[int]:

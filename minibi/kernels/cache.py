@@ -1,8 +1,9 @@
 """`@kernel`: Numba's njit as this house uses it, compiled at the first call and cached in a folder of the user's own.
 
 Numba's cache files are pickles, so they live under the user's cache folder with mode 0700 and nowhere else; a folder
-that belongs to somebody else, cannot be written, or holds a damaged file costs a compilation, never an error. One stamp
-over all sources of this room keys every entry: editing any kernel or SIMD verb invalidates what was built on it.
+that belongs to somebody else, or holds a damaged file, costs a compilation, never an error, and a read-only one serves
+what it holds. One stamp over all sources of this room keys every entry: editing any kernel or SIMD verb invalidates
+what was built on it.
 """
 
 from __future__ import annotations
@@ -32,17 +33,22 @@ def source_stamp() -> str:
 
 @cache
 def kernel_folder() -> Path | None:
-    """The folder for compiled kernels, made private to the user, or None where that is impossible."""
+    """The folder for compiled kernels, made private to the user, or None where that is impossible.
+
+    It may be read-only, filled before by `minibi warmup`.
+    """
     folder = cache_folder() / "kernels"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if hasattr(os, "getuid"):
-            if folder.stat().st_uid != os.getuid():
+            status = folder.stat()
+            if status.st_uid != os.getuid():
                 return None
-            folder.chmod(0o700)
+            if status.st_mode & 0o077:
+                folder.chmod(0o700)
     except OSError:
         return None
-    return folder if os.access(folder, os.W_OK) else None
+    return folder if os.access(folder, os.R_OK | os.X_OK) else None
 
 
 class _Locator(caching._CacheLocator):

@@ -174,6 +174,13 @@ def blocks(lines):
             block.append(line)
 
 
+def test_a_question_needs_no_quotes(run, notes, tiny):
+    run("index", notes, "-o", "n.minibi", "--model", tiny)
+    quoted = run("search", "n.minibi", "cut the roses", "--json")
+    assert run("search", "n.minibi", "cut", "the", "roses", "--json") == quoted and quoted[0] == 0
+    assert run("search", "n.minibi")[0] == 2
+
+
 def test_an_empty_collection_says_so(run, notes, tiny):
     (notes / "empty.txt").write_text(" \n")
     assert run("index", notes / "empty.txt", "-o", "e.minibi", "--model", tiny)[0] == 0

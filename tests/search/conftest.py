@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import minibi
-from minibi import BiEncoder
+from minibi import BiEncoder, Collection
 from minibi.text.files import Document
 
 WORDS = ["rain", "sun", "tree", "river", "stone", "bread", "light", "house", "bird", "road", "wind", "salt", "night"]
@@ -19,6 +19,13 @@ WORDS = ["rain", "sun", "tree", "river", "stone", "bread", "light", "house", "bi
 def model(golden) -> BiEncoder:
     """tiny-bert: 36 dimensions, 48 tokens."""
     return BiEncoder(golden / "tiny-bert")
+
+
+@pytest.fixture
+def collection(tmp_path, model):
+    """A new one."""
+    with Collection.create(tmp_path / "c.minibi", model) as made:
+        yield made
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import os
 
 import pytest
 
-from minibi import Collection
 from minibi.errors import FormatError, InputError
 from minibi.search.ingest import ingest
 
@@ -34,12 +33,6 @@ def folder(tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(text.encode())
     return folder
-
-
-@pytest.fixture
-def collection(tmp_path, model):
-    with Collection.create(tmp_path / "c", model) as c:
-        yield c
 
 
 def test_spans_and_lines_of_prose(folder, collection):
