@@ -572,7 +572,7 @@ plt.show()
 
 assert 6 * 4 + 4 + 1 <= 32 < 8 * 4 + 4 + 1
 assert 6 * 1 + 1 + 1 <= 8
-assert matmul.ROWS == 6 and matmul.VECTORS == (4 if capacity == 32 else 1)
+assert matmul.ROWS == 6 and {32: 4, 8: 1}[capacity] == matmul.VECTORS
 
 # %% [markdown]
 # With room for 32 vectors, 6 × 4 is the largest tile here that fits; with room for 8, it is 6 × 1. These are the two
