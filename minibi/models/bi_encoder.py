@@ -44,7 +44,8 @@ class BiEncoder:
     name: a bundled model, a folder in sentence-transformers' layout, or a hub name. max_seq_length: tokens read per
     text (default: the model's own limit). prompts, default_prompt_name: instead of the model's. truncate_dim: keep only
     this many leading dimensions. compute: "int8" runs the layers on bytes, slightly less exact (cosine with the float32
-    vector about 0.999) and, on processors with AVX-512 VNNI, some three times faster. threads: at most this many at once (default: all that are granted).
+    vector about 0.999) and, on processors with AVX-512 VNNI, some three times faster. threads: at most this many at
+    once (default: all that are granted).
     Raises ModelError if the folder is missing, incomplete, or holds something this version cannot run faithfully.
     """
 
