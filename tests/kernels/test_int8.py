@@ -211,6 +211,20 @@ def test_ties_go_to_even(int8):
     assert codes[1].tolist() == [0, 255, 128, 128, 130, 126, 254, 0]
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(-1.020554780960083, 0.5614602565765381), (-5.4383931159973145, 1.4099537134170532)]
+)
+def test_the_smallest_number_never_becomes_the_largest_byte(int8, low, high):
+    """Rows whose zero point is rounded so that the smallest number lies a hair below -1/2: unlimited, byte 255."""
+    codes, scale, zero = quantized(int8, [[low, high, 0.0]])
+    assert (
+        codes[0, 0] == 0
+        and codes[0, 1] >= 254
+        and codes[0, 2] == zero[0, 0]
+        and abs(scale[0, 0] * -zero[0, 0] - low) < 0.501 * scale[0, 0]
+    )
+
+
 def test_rows_without_a_range(int8):
     codes, scale, zero = quantized(int8, np.zeros((2, 20)))
     assert not codes.any() and not zero.any() and (scale > 0).all(), "zeros are zeros, and nothing divides by zero"
