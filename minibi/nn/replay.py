@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from ..kernels import attention, matmul
 from ..kernels import program as op
+from ..kernels.simd import LANES
 from ..shapes import Floats, Ints
 from .fused import Packed, PackedBytes
 
-LANES = 16
 ALIGNMENT = 64
 
 
