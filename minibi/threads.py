@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from itertools import islice
 from typing import TypeVar
 
@@ -36,7 +37,8 @@ def parallel_map(work: Callable[[A], B], items: Iterable[A], threads: int | None
     """`work(item)` for each item, results in the items' order, at most `threads` at once.
 
     Lazy on both sides: at most 2 * threads items are taken ahead of the results that were consumed. With one thread the
-    work runs in the caller's own. An exception in `work` reaches the caller; work not yet begun is dropped.
+    work runs in the caller's own. An exception in `work` reaches the caller; work not yet begun is dropped, and
+    what had begun has ended by then.
     """
     count = thread_count(threads)
     todo = iter(items)
@@ -52,5 +54,4 @@ def parallel_map(work: Callable[[A], B], items: Iterable[A], threads: int | None
             waiting.extend(pool.submit(work, item) for item in islice(todo, 1))
             yield result
     finally:
-        for future in waiting:
-            future.cancel()
+        wait_for([future for future in waiting if not future.cancel()])

@@ -1,122 +1,242 @@
 """What every index promises, and the bookkeeping they share.
 
-    add(vectors, ids=None)                    ids: any int64 but -1, each once; by default they count on
-    search(queries, k) -> (scores, ids)       float32 and int64 [Q, k], best first, equal scores by smaller id
-    save(path) / load(path)                   one checksummed file, replaced atomically
-    len(index), id in index, reconstruct(ids)
+    add(vectors, ids=None), upsert(vectors, ids), remove(ids)
+    search(queries, k, *, ef, nprobe, filter) -> (scores, ids)    float32 and int64 [Q, k], best first
+    range_search(queries, score, *, filter) -> (starts, scores, ids)
+    save(path), load(path)                                         one checksummed file, replaced atomically
+    len(index), id in index, ids, reconstruct(ids), check(), compact(), stats()
 
-Where fewer than k items are stored, the rest of a row is id -1. Scores: cosine and inner product ("ip"), larger is
-better; "l2" is the squared Euclidean distance, smaller is better. Cosine of a zero vector with anything is 0.
+Ids are any int64 but -1, each once. Equal scores are ordered by smaller id. There are always min(k, live) results; the
+rest of a row is id -1. Scores: cosine and inner product ("ip"), larger is better; "l2" is the squared Euclidean
+distance, smaller is better. Cosine of a zero vector with anything is 0.
+
+One writer and any number of readers may work at once. A reader takes the index's `View` once: arrays and how many of
+their rows count. A writer fills rows behind that count, or copies what readers look at, then replaces the view by one
+assignment. So a search answers from one moment: it sees every item added or removed before it began, and no item by
+half. Rows are given to new items only by `compact`, which builds new arrays.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FormatError, InputError
 from ..shapes import Floats, Ints, as_vectors, unit_rows
 from ..store.snapshot import read_snapshot, write_snapshot
+from .codes import codec_for
+from .filters import Filter, allowed
+from .ids import IdTable
 
 METRICS = ("cosine", "ip", "l2")
-LANES = 16  # rows are stored with zeros up to a multiple of this, the kernels' vector width
+
+
+@dataclass(frozen=True)
+class View:
+    """The index at one moment: `arrays` with room to spare, of whose rows the first `count` are in use."""
+
+    arrays: dict[str, Any]
+    count: int = 0
+    gone: int = 0  # rows among them that were removed
+    facts: dict[str, Any] = field(default_factory=dict)  # what a subclass publishes with the rows
+
+    def __getitem__(self, name: str) -> Any:
+        """The rows in use of an array."""
+        return self.arrays[name][: self.count]
 
 
 class Index:
-    """Base of all indexes: rows of vectors with their ids. Subclasses add `_link` and `_search`."""
+    """Base of all indexes. A subclass names its arrays in `_columns` and adds `_link`, `_unlink` and `_search`."""
 
     kind: ClassVar[str]
 
-    def __init__(self, dim: int, metric: str = "cosine", fingerprint: str = ""):
+    def __init__(self, dim: int, metric: str = "cosine", *, store: str = "float32", fingerprint: str = ""):
         if metric not in METRICS:
             raise InputError(f"metric {metric!r} is not one of {list(METRICS)}")
         self.dim, self.metric = whole("dim", dim, 1), metric
+        self.store = store  # how vectors are kept: one of `codes.CODES`
         self.fingerprint = fingerprint  # of the model that made the vectors; kept, never interpreted
         self.notes: dict[str, Any] = {}  # free JSON that travels with the file
-        self._width = -(-self.dim // LANES) * LANES
-        self._rows = np.zeros((0, self._width), np.float32)  # capacity; the first _count are in use
-        self._ids = np.zeros(0, np.int64)
-        self._count = 0
-        self._row_of: dict[int, int] = {}
+        self._codec = codec_for(store, self.dim)
+        self._table = IdTable()
+        self._lock = threading.RLock()  # of writers
+        self._view = View(self._empty(0))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(dim={self.dim}, metric={self.metric!r}, {len(self)} vectors)"
 
     def __len__(self) -> int:
-        return self._count
+        view = self._view
+        return view.count - view.gone
 
     def __contains__(self, id: object) -> bool:
-        return id in self._row_of
+        known = isinstance(id, (int, np.integer)) and -(2**63) <= id < 2**63
+        return bool(known and self._table.rows(np.array([id], np.int64))[0] >= 0)
+
+    def __getstate__(self) -> Any:
+        raise TypeError("an index is not pickled: use save and load")
 
     @property
     def ids(self) -> Ints:
         """The stored ids in the order they were added, [N]."""
-        return self._ids[: self._count].copy()
+        view = self._view
+        return view["ids"][view["live"]]
 
-    @property
-    def vectors(self) -> Floats:
-        """The stored rows [N, width] as the kernels read them: padded, and of length one for cosine."""
-        return self._rows[: self._count]
+    # ------------------------------------------------------------------ writing
 
     def add(self, vectors: ArrayLike, ids: ArrayLike | Sequence[int] | None = None) -> Ints:
-        """Stores vectors [n, dim] under `ids` [n]; returns the ids. After an InputError nothing was added."""
-        rows = self._prepare(vectors, "vectors")
-        new = self._new_ids(len(rows), ids)
-        first = self._count
-        self._reserve(first + len(rows))
-        self._rows[first : first + len(rows)] = rows
-        self._ids[first : first + len(rows)] = new
-        self._count += len(rows)
-        self._row_of.update(zip(new.tolist(), range(first, self._count), strict=True))
-        if len(rows):
-            self._link(first)
+        """Stores vectors [n, dim] under `ids` [n], by default counting on; returns the ids.
+
+        Raises InputError, for an id that is already there too; then nothing was added.
+        """
+        x = self._prepare(vectors, "vectors")
+        with self._lock:
+            new = self._new_ids(len(x), ids)
+            held = self._table.rows(new) >= 0
+            if held.any():
+                raise InputError(f"id {new[held][0]} is already in the index: upsert replaces a vector")
+            self._append(x, new)
         return new
 
-    def _forget_from(self, row: int) -> None:
-        """Takes back rows from `row` on."""
-        for i in self._ids[row : self._count].tolist():
-            self._row_of.pop(i, None)
-        self._count = row
+    def upsert(self, vectors: ArrayLike, ids: ArrayLike | Sequence[int]) -> Ints:
+        """Like `add`, but a known id gets the new vector instead of the old. A search finds one of the two."""
+        x = self._prepare(vectors, "vectors")
+        with self._lock:
+            new = self._new_ids(len(x), ids)
+            self._append(x, new)
+            self._tidy()
+        return new
 
-    def search(self, queries: ArrayLike, k: int = 10, ef: int | None = None) -> tuple[Floats, Ints]:
-        """The k best of each query [Q, dim] or [dim]: (scores [Q, k], ids [Q, k]). `ef`: breadth, for graphs.
+    def remove(self, ids: ArrayLike | Sequence[int]) -> None:
+        """Forgets these ids. Raises InputError if one is not there; then nothing was removed."""
+        with self._lock:
+            wanted = np.unique(_as_ids(ids).astype(np.int64))
+            rows = self._table.rows(wanted)
+            if (rows < 0).any():
+                raise InputError(f"id {wanted[rows < 0][0]} is not in the index")
+            if len(rows):
+                self._kill(rows)
+                self._table.remove(wanted)
+                self._tidy()
+
+    def compact(self) -> None:
+        """Gives back the space of removed items. Happens by itself when half of the rows are such."""
+        with self._lock:
+            if self._view.gone:
+                self._renumber()
+
+    # ------------------------------------------------------------------ reading
+
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        ef: int | None = None,
+        nprobe: int | None = None,
+        filter: Filter = None,
+    ) -> tuple[Floats, Ints]:
+        """The k best of each query [Q, dim] or [dim]: (scores [Q, k], ids [Q, k]).
+
+        ef: breadth of a graph search; nprobe: lists of an inverted file; an index that has none passes them over.
+        filter: which ids may be returned (see `filters.allowed`). Raises InputError.
+        """
+        q, k = self._prepare(queries, "queries"), whole("k", k, 1)
+        breadth = {name: whole(name, v, 1) for name, v in (("ef", ef), ("nprobe", nprobe)) if v is not None}
+        view = self._view
+        mask = allowed(filter, view["ids"], view["live"])
+        live = view.count - view.gone if filter is None else int(np.count_nonzero(mask))
+        scores = np.full((len(q), k), np.inf if self.metric == "l2" else -np.inf, np.float32)
+        ids = np.full((len(q), k), -1, np.int64)
+        found = min(k, live)
+        if found and len(q):
+            distances, rows = self._search(view, q, found, mask, live, **breadth)
+            hit = rows >= 0
+            scores[:, :found][hit] = (distances if self.metric == "l2" else -distances)[hit]
+            ids[:, :found][hit] = view["ids"][rows[hit]]
+        return scores + 0.0, ids  # -0.0 becomes 0.0
+
+    def range_search(
+        self,
+        queries: ArrayLike,
+        score: float,
+        *,
+        ef: int | None = None,
+        nprobe: int | None = None,
+        filter: Filter = None,
+    ) -> tuple[Ints, Floats, Ints]:
+        """All items at least as good as `score` (for "l2": at most as far).
+
+        Returns (starts [Q + 1], scores [R], ids [R]): query q has scores[starts[q] : starts[q + 1]], best first.
+        Raises InputError.
+        """
+        q = self._prepare(queries, "queries")
+        if isinstance(score, bool) or not isinstance(score, (int, float, np.number)) or np.isnan(score):
+            raise InputError(f"score must be a number, not {score!r}")
+        parts: list[tuple[Floats, Ints]] = []
+        for one in q:  # widen the search until its worst result is beyond the limit
+            k, enough = min(64, len(self) or 1), False
+            while not enough:
+                s, ids = self.search(
+                    one[: self.dim], k, ef=None if ef is None else max(ef, k), nprobe=nprobe, filter=filter
+                )
+                good = (ids[0] >= 0) & (s[0] <= score if self.metric == "l2" else s[0] >= score)
+                enough, k = not good.all() or k >= len(self), min(4 * k, len(self) or 1)
+            parts.append((s[0][good], ids[0][good]))
+        starts = np.cumsum([0, *(len(p[1]) for p in parts)], dtype=np.int64)
+        scores = np.concatenate([p[0] for p in parts] or [np.zeros(0, np.float32)])
+        return starts, scores, np.concatenate([p[1] for p in parts] or [np.zeros(0, np.int64)])
+
+    def reconstruct(self, ids: ArrayLike) -> Floats:
+        """The stored vectors [n, dim] of some ids, as exact as `store` keeps them (of length one for cosine).
 
         Raises InputError.
         """
-        q, k, ef = self._prepare(queries, "queries"), whole("k", k, 1), ef if ef is None else whole("ef", ef, 1)
-        scores = np.full((len(q), k), np.inf if self.metric == "l2" else -np.inf, np.float32)
-        ids = np.full((len(q), k), -1, np.int64)
-        found = min(k, self._count)
-        if found and len(q):
-            distances, rows = self._search(q, found, ef)
-            hit = rows >= 0
-            scores[:, :found][hit] = (distances if self.metric == "l2" else -distances)[hit]
-            ids[:, :found][hit] = self._ids[rows[hit]]
-        return scores + 0.0, ids  # -0.0 becomes 0.0
+        with self._lock:
+            wanted = np.atleast_1d(_as_ids(ids)).astype(np.int64)
+            rows, view = self._table.rows(wanted), self._view
+        if (rows < 0).any():
+            raise InputError(f"id {wanted[rows < 0][0]} is not in the index")
+        return self._codec.decode(self._bytes(view, rows))
 
-    def reconstruct(self, ids: ArrayLike) -> Floats:
-        """The stored vectors [n, dim] of some ids (scaled to length one for cosine). Raises InputError."""
-        wanted = np.atleast_1d(_as_ids(ids)).tolist()
-        missing = [i for i in wanted if i not in self._row_of]
-        if missing:
-            raise InputError(f"id {missing[0]} is not in the index")
-        return self._rows[[self._row_of[i] for i in wanted], : self.dim]
+    def stats(self) -> dict[str, Any]:
+        """Numbers about the index: items, rows of removed ones, bytes of each array in use."""
+        view = self._view
+        used = {
+            name: int(a[: view.count].nbytes if name in self._columns() else a.nbytes)
+            for name, a in view.arrays.items()
+        }
+        total = sum(used.values())
+        return {
+            "kind": self.kind, "items": len(self), "removed_rows": view.gone, "dim": self.dim, "metric": self.metric,
+            "store": self.store, "bytes": used, "bytes_per_item": round(total / max(len(self), 1), 1),
+        }  # fmt: skip
+
+    # ------------------------------------------------------------------ files
 
     def save(self, path: str | Path) -> None:
         """Writes the index to one file, atomically and durably."""
-        write_snapshot(path, self.kind, self._arrays(), self._fields())
+        with self._lock:
+            self.compact()
+            write_snapshot(path, self.kind, self._arrays(), self._fields())
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Reads what `save` wrote; every length, id and link is checked. Raises FormatError."""
+    def load(cls, path: str | Path, mmap: bool = True) -> Self:
+        """Reads what `save` wrote; every length, id and link is checked.
+
+        mmap: leave arrays in the file until they are touched, and copy none; otherwise read them into memory.
+        Raises FormatError.
+        """
         arrays, fields = read_snapshot(path, cls.kind)
         try:
             notes = dict(fields.pop("notes"))
-            index = cls._from(arrays, fields)
+            index = cls._from({k: a if mmap else a.copy() for k, a in arrays.items()}, fields)
             index.notes = notes
             problems = index.check()
         except (KeyError, TypeError, ValueError, IndexError, OverflowError) as e:
@@ -127,58 +247,147 @@ class Index:
 
     def check(self) -> list[str]:
         """What is wrong with the index, in words; empty if nothing is."""
-        problems = []
-        ids = self._ids[: self._count]
-        if len(self._row_of) != self._count or any(self._row_of.get(i) != r for r, i in enumerate(ids.tolist())):
+        view, problems = self._view, []
+        live = np.flatnonzero(view["live"])
+        if len(self._table) != len(live) or (self._table.rows(view["ids"][live]) != live).any():
             problems.append("ids and rows do not correspond one to one")
-        if not np.isfinite(self.vectors).all():
-            problems.append("a stored vector is not finite")
-        if self.vectors[:, self.dim :].any():
-            problems.append("the padding of a stored vector is not zero")
-        return problems
+        if view.count - len(live) != view.gone:
+            problems.append("the number of removed rows is wrong")
+        fault = self._codec.sound(self._bytes(view))
+        return [*problems, fault] if fault else problems
 
-    def _link(self, first: int) -> None:
-        """Called after rows from `first` on were stored."""
+    # ------------------------------------------------------------------ for subclasses
 
-    def _search(self, queries: Floats, k: int, ef: int | None) -> tuple[Floats, Ints]:
-        """(distances, rows) [Q, k], 1 <= k <= N, sorted by (distance, id); row -1 where none was found."""
+    def _columns(self) -> dict[str, tuple[Any, tuple[int, ...], Any]]:
+        """name -> (dtype, shape of a row, what fills an unused row) of every array with a row for each item."""
+        codec = self._codec
+        return {
+            "vectors": (codec.dtype, (codec.stride // codec.dtype.itemsize,), 0),
+            "ids": (np.int64, (), -1),
+            "live": (np.bool_, (), False),
+        }
+
+    def _link(self, first: int, last: int) -> None:
+        """Rows first .. last - 1 hold new vectors: make them findable and `_publish` them."""
+        self._publish(last)
+
+    def _unlink(self, rows: Ints) -> None:
+        """Called after rows were marked as removed."""
+
+    def _search(
+        self, view: View, queries: Floats, k: int, mask: NDArray[np.bool_], live: int, **breadth: int
+    ) -> tuple[Floats, Ints]:
+        """(distances, rows) [Q, k], sorted by (distance, id), rows with mask[row] alone; 1 <= k <= live, how many those
+        are; row -1 where none was found."""
         raise TypeError(f"{type(self).__name__} cannot search")
 
+    def _renumber(self) -> None:
+        """Moves live rows together into new arrays."""
+        view = self._view
+        kept = np.flatnonzero(view["live"])
+        arrays = dict(view.arrays)
+        for name in self._columns():
+            arrays[name] = view[name][kept]
+        facts = self._moved(view, arrays, kept)
+        self._table = IdTable.of(arrays["ids"], np.arange(len(kept)))
+        self._view = View(arrays, len(kept), 0, facts)
+
+    def _moved(self, view: View, arrays: dict[str, Any], kept: Ints) -> dict[str, Any]:
+        """Row kept[i] is about to become row i; `arrays` hold it there. Returns the new facts."""
+        return view.facts
+
+    def _publish(self, count: int, **facts: Any) -> None:
+        """Lets readers see rows up to `count`; rows of the same ids before them are removed in the same moment."""
+        view = self._view
+        fresh = np.arange(view.count, count)
+        ids = view.arrays["ids"][view.count : count]
+        old = self._table.rows(ids)
+        replaced = old[old >= 0]
+        arrays = dict(view.arrays)
+        if len(replaced):
+            arrays["live"] = arrays["live"].copy()
+            arrays["live"][replaced] = False
+        arrays["live"][view.count : count] = True
+        self._table.put(ids, fresh)
+        self._view = replace(
+            view, arrays=arrays, count=count, gone=view.gone + len(replaced), facts={**view.facts, **facts}
+        )
+        if len(replaced):
+            self._unlink(replaced)
+
+    def _append(self, x: Floats, ids: Ints) -> None:
+        if not len(x):
+            return
+        first = self._view.count
+        self._reserve(first + len(x))
+        arrays = self._view.arrays
+        arrays["vectors"][first : first + len(x)] = self._codec.encode(x).view(self._codec.dtype)
+        arrays["ids"][first : first + len(x)] = ids
+        self._link(first, first + len(x))
+
+    def _kill(self, rows: Ints) -> None:
+        view = self._view
+        live = view.arrays["live"].copy()
+        live[rows] = False
+        self._view = replace(view, arrays={**view.arrays, "live": live}, gone=view.gone + len(rows))
+        self._unlink(rows)
+
+    def _tidy(self) -> None:
+        if self._view.gone > max(64, self._view.count // 2):
+            self._renumber()
+
+    def _reserve(self, count: int) -> None:
+        """Room for `count` rows, doubling. Old arrays stay as they are for readers that hold them."""
+        view = self._view
+        if count <= len(view.arrays["ids"]):
+            return
+        arrays = {**view.arrays, **self._empty(max(count, 2 * view.count, 64))}
+        for name in self._columns():
+            arrays[name][: view.count] = view[name]
+        self._view = replace(view, arrays=arrays)
+
+    def _empty(self, capacity: int) -> dict[str, Any]:
+        return {name: np.full((capacity, *s), fill, dtype) for name, (dtype, s, fill) in self._columns().items()}
+
+    def _bytes(self, view: View, rows: Any = slice(None)) -> NDArray[np.uint8]:
+        """Stored rows as the codec and the kernels read them, uint8 [n, stride]."""
+        return view["vectors"][rows].view(np.uint8)
+
     def _arrays(self) -> dict[str, Any]:
-        return {"vectors": self.vectors, "ids": self._ids[: self._count]}
+        return {name: self._view[name] for name in self._columns() if name != "live"}
 
     def _fields(self) -> dict[str, Any]:
-        return {"dim": self.dim, "metric": self.metric, "fingerprint": self.fingerprint, "notes": self.notes}
+        own = {"dim": self.dim, "metric": self.metric, "store": self.store, "fingerprint": self.fingerprint}
+        return own | {"notes": self.notes}
 
     @classmethod
     def _from(cls, arrays: dict[str, Any], fields: dict[str, Any]) -> Self:
+        """An index with these arrays, whose types and shapes are checked. Raises ValueError, KeyError."""
         index = cls(**fields)
-        index._adopt(arrays["vectors"], arrays["ids"])
+        count = len(arrays["ids"])
+        arrays["live"] = np.ones(count, bool)
+        for name, (dtype, shape, _) in index._columns().items():
+            a = arrays[name]
+            if a.dtype != dtype or a.shape != (count, *shape):
+                raise ValueError(f"{name} is {a.dtype}{list(a.shape)}, not {np.dtype(dtype)}{[count, *shape]}")
+        if (arrays["ids"] == -1).any():
+            raise ValueError("an id is -1")
+        index._table = IdTable.of(arrays["ids"], np.arange(count))
+        index._view = View(arrays, count)
         return index
 
-    def _adopt(self, rows: Floats, ids: Ints) -> None:
-        """Take stored arrays as they are."""
-        if rows.dtype != np.float32 or ids.dtype != np.int64 or rows.shape != (len(ids), self._width):
-            raise ValueError(f"vectors {rows.dtype}{list(rows.shape)} and ids {ids.dtype}{list(ids.shape)} do not fit")
-        if (ids == -1).any():
-            raise ValueError("an id is -1")
-        self._rows, self._ids, self._count = rows, ids, len(ids)
-        self._row_of = dict(zip(ids.tolist(), range(len(ids)), strict=True))
-
     def _prepare(self, x: ArrayLike, name: str) -> Floats:
-        """Checked, normalized for cosine, padded: [n, width]."""
+        """Checked, and of length one for cosine: [n, dim]."""
         a = as_vectors(x, self.dim, name=name)
         if self.metric == "cosine":
-            a = unit_rows(a)
-        elif len(a) and np.abs(a).max() > 1e17:
+            return unit_rows(a)
+        if len(a) and np.abs(a).max() > 1e17:
             raise InputError(f"{name} hold a number beyond 1e17, whose products would overflow: scale them down")
-        padded = np.zeros((len(a), self._width), np.float32)
-        padded[:, : self.dim] = a
-        return padded
+        return a
 
     def _new_ids(self, n: int, ids: ArrayLike | Sequence[int] | None) -> Ints:
         if ids is None:
-            first = max(int(self._ids[: self._count].max()) + 1, 0) if self._count else 0
+            first = max(int(self.ids.max()) + 1, 0) if len(self) else 0
             if first + n > 2**63 - 1:
                 raise InputError("the largest id leaves no room to count on: pass ids")
             return np.arange(first, first + n, dtype=np.int64)
@@ -191,18 +400,7 @@ class Index:
         values, counts = np.unique(new, return_counts=True)
         if (counts > 1).any():
             raise InputError(f"id {values[counts > 1][0]} is given twice")
-        for i in new.tolist():
-            if i in self._row_of:
-                raise InputError(f"id {i} is already in the index")
         return new
-
-    def _reserve(self, count: int) -> None:
-        """Room for `count` rows, doubling; rows of a mapped file are copied when the first is added."""
-        if count <= len(self._rows):
-            return
-        capacity = max(count, 2 * self._count, 64)
-        self._rows = _grown(self._rows[: self._count], capacity)
-        self._ids = _grown(self._ids[: self._count], capacity)
 
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
@@ -224,10 +422,3 @@ def _as_ids(ids: ArrayLike | Sequence[int]) -> Any:
     if raw.size and (raw.dtype.kind not in "iu" or raw.ndim > 1):
         raise InputError(f"ids must be whole numbers in one row, not {raw.dtype} {list(raw.shape)}")
     return raw if raw.size else np.zeros(raw.shape, np.int64)
-
-
-def _grown(a: Any, capacity: int, fill: int = 0) -> Any:
-    """A copy of `a` with room for `capacity` rows."""
-    bigger = np.full((capacity, *a.shape[1:]), fill, a.dtype)
-    bigger[: len(a)] = a
-    return bigger

@@ -1,33 +1,43 @@
 """HNSWIndex: a navigable graph in layers, searched greedily from the top (Malkov & Yashunin 2016).
 
-Insertion is sequential and levels are drawn from a hash of (seed, row), so the same calls build the same graph. Every
-row is reachable from the entry point: whatever pruning cut off is linked again, which `check` verifies.
+The graph is walked on small codes of the vectors, and the best that are found are ordered by the vectors as stored.
+Rows are added in batches of a fiftieth of what stands: the same calls build the same graph on any number of threads.
+Every row can be reached from the root; removed rows are linked around; `check` verifies it all.
 """
 
 from __future__ import annotations
 
-import math
-from types import ModuleType
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..environment import plain_kernels
+from ..errors import InputError
 from ..shapes import Floats, Ints
 from ..threads import parallel_map
-from .contract import Index, _grown, whole
+from .codes import CODES, codec_for
+from .contract import Index, View, whole
+from .flat import scan
+from .hnsw_engine import Engine, draw_levels, engine_for
+from .hnsw_repair import Surgery, count_children, find_faults, used_upper
 
 QUERIES_PER_JOB = 64
-ROWS_PER_CALL = 1024  # inserted without a chance to be interrupted
-MAX_LEVEL = 30
+LARGEST_BATCH = 8192  # rows inserted without a chance for readers to see them
+BATCH_SHARE = 50  # a batch is at most a fiftieth of what stands: larger ones cost recall
+ROWS_PER_JOB = 256
+EXACT = 12  # a filter that leaves n of N rows is answered by a scan if n * n <= EXACT * ef * N
 
 
 class HNSWIndex(Index):
     """Approximate search in logarithmic time.
 
-    dim, metric: as for every index. M: links per row on the upper layers, 2M on the lowest. ef_construction: candidates
-    considered for each new row. seed: of the random levels. `search` takes `ef`, the number of candidates kept while
-    searching: larger finds more and takes longer (default 64, and never less than k).
+    dim, metric, store: as for every index. M: links per row on the upper layers, 2M on the lowest. ef_construction:
+    candidates considered for each new row. codes: what the graph is walked on, "int4", "int8", "float16" or "float32";
+    by default "int4", and "float32" for l2, whose small distances between large vectors codes would blur. seed: of the
+    random levels. `search` takes `ef`, the number of candidates kept while searching: larger finds more and takes longer
+    (default 64, and never less than k).
     """
 
     kind: ClassVar[str] = "hnsw-index"
@@ -38,202 +48,237 @@ class HNSWIndex(Index):
         metric: str = "cosine",
         M: int = 16,
         ef_construction: int = 200,
+        *,
+        codes: str | None = None,
+        store: str = "float32",
         seed: int = 0,
         fingerprint: str = "",
     ):
-        super().__init__(dim, metric, fingerprint)
+        self.codes = codes or ("float32" if metric == "l2" else "int4")
+        if self.codes not in CODES:
+            raise InputError(f"codes must be one of {list(CODES)}, not {codes!r}")
         self.M, self.ef_construction = whole("M", M, 2, 512), whole("ef_construction", ef_construction, 1, 100_000)
         self.seed = whole("seed", seed)
         self.ef = 64
-        self._metric_code = int(metric == "l2")  # kernels.distance.DOT or SQUARED_L2
-        self._entry = -1
-        self._links = np.full((0, 2 * self.M), -1, np.int32)  # layer 0
-        self._upper = np.full((0, self.M), -1, np.int32)  # layers 1.. of each row that has any, one after the other
-        self._offsets = np.zeros(0, np.int64)  # where a row's upper layers begin
-        self._levels = np.zeros(0, np.int8)
+        self._walked = "vectors" if self.codes == store else "codes"  # the array that the graph is walked on
+        super().__init__(dim, metric, store=store, fingerprint=fingerprint)
+        self._walk_codec = codec_for(self.codes, self.dim)
+        self._stale: list[int] = []  # removed rows that other rows still link to
 
-    def _engine(self) -> ModuleType:
-        if plain_kernels():
-            from . import hnsw_plain
+    def _columns(self) -> dict[str, tuple[Any, tuple[int, ...], Any]]:
+        own: dict[str, tuple[Any, tuple[int, ...], Any]] = {
+            "links": (np.int32, (2 * self.M,), -1),  # layer 0
+            "offsets": (np.int32, (), 0),  # where a row's upper layers begin in `upper`
+            "levels": (np.int8, (), 0),
+            "parents": (np.int32, (), -1),
+            "children": (np.int16, (), 0),
+        }
+        if self._walked == "codes":
+            codec = codec_for(self.codes, self.dim)
+            own["codes"] = codec.dtype, (codec.stride // codec.dtype.itemsize,), 0
+        return super()._columns() | own
 
-            return hnsw_plain
-        from ..kernels import graph
+    def _empty(self, capacity: int) -> dict[str, Any]:
+        upper = (
+            {} if capacity else {"upper": np.full((0, self.M), -1, np.int32)}
+        )  # layers 1.. of the rows that have any
+        return super()._empty(capacity) | upper
 
-        return graph
+    def _engine(self, view: View) -> Engine:
+        return engine_for(self._walk_codec, view.arrays, self._walked, self.metric)
 
-    def _reserve(self, count: int) -> None:
-        super()._reserve(count)
-        capacity = len(self._rows)
-        if len(self._links) < capacity:
-            n = min(self._count, len(self._links))
-            self._links = _grown(self._links[:n], capacity, -1)
-            self._offsets = _grown(self._offsets[:n], capacity)
-            self._levels = _grown(self._levels[:n], capacity)
+    # ------------------------------------------------------------------ adding
 
-    def _link(self, first: int) -> None:
-        levels = draw_levels(np.arange(first, self._count), self.M, self.seed)
-        used = self._used_upper(first)
-        self._levels[first : self._count] = levels
-        self._offsets[first : self._count] = used + np.cumsum(levels, dtype=np.int64) - levels
+    def _link(self, first: int, last: int) -> None:
+        arrays = self._view.arrays
+        levels = draw_levels(np.arange(first, last), self.M, self.seed)
+        used = used_upper(arrays, first)
+        arrays["levels"][first:last] = levels
+        arrays["offsets"][first:last] = used + np.cumsum(levels, dtype=np.int64) - levels
+        if self._walked == "codes":
+            x = self._codec.decode(self._stored(first, last))
+            arrays["codes"][first:last] = self._walk_codec.encode(x).view(self._walk_codec.dtype)
         needed = used + int(levels.sum(dtype=np.int64))
-        if needed > len(self._upper):
-            self._upper = _grown(self._upper[:used], max(needed, 2 * used, 16), -1)
-        done = first
+        if needed > len(arrays["upper"]):
+            upper = np.full((max(needed, 2 * used, 16), self.M), -1, np.int32)
+            upper[:used] = arrays["upper"][:used]
+            self._view = replace(self._view, arrays={**arrays, "upper": upper})
+        while first < last:
+            end = min(last, first + max(1, min(first // BATCH_SHARE, LARGEST_BATCH)))
+            self._insert(first, end)
+            first = end
+
+    def _stored(self, first: int, last: int) -> Any:
+        return self._view.arrays["vectors"][first:last].view(np.uint8)
+
+    def _insert(self, first: int, last: int) -> None:
+        """One batch: every row finds its neighbours in the graph as it stands, then those take it in."""
+        view = self._view
+        entry, root = view.facts.get("entry", -1), view.facts.get("root", -1)
+        arrays = view.arrays
+        if entry < 0:
+            arrays["links"][first], arrays["parents"][first], arrays["children"][first] = -1, first, 0
+            self._publish(last, entry=first, root=first)
+            return
+        engine, live = self._engine(view), arrays["live"]
+        ef, m = self.ef_construction, self.M
+        each(lambda a, b: engine.find_neighbours(entry, root, first, a, b, m, ef, live), first, last)
         try:
-            while done < self._count:
-                last = min(done + ROWS_PER_CALL, self._count)
-                self._entry = int(
-                    self._engine().insert(
-                        self.vectors, self._links[: self._count], self._upper, self._offsets, self._levels,
-                        done, last, self._entry, self.M, self.ef_construction, self._metric_code,
-                    )
-                )  # fmt: skip
-                done = last
-        finally:  # interrupted: what was inserted stays, the rest was never there
-            if done < self._count:
-                self._cut_back(done)
-            if done:
-                self._repair()
+            engine.adopt(first, last, m, live)
+            top = min(int(arrays["levels"][first:last].max()), int(arrays["levels"][entry]))
+            for layer in range(top + 1):
+                self._link_back(engine, first, last, layer)
+        except BaseException:
+            self._take_back(first)
+            raise
+        highest = first + int(np.argmax(arrays["levels"][first:last]))
+        if arrays["levels"][highest] > arrays["levels"][entry]:
+            entry = highest
+        self._publish(last, entry=entry, root=root)
 
-    def _cut_back(self, count: int) -> None:
-        """Takes back all but the first `count` rows, also where an interrupted insertion has linked some of them."""
-        used = self._used_upper(count)
-        for table, kept in ((self._links, count), (self._upper, used)):
-            table[kept:] = -1
-            if (table[:kept] >= count).any():
-                table[table >= count] = -1
-                table[:kept] = np.take_along_axis(table[:kept], np.argsort(table[:kept] < 0, axis=1, kind="stable"), 1)
-        self._forget_from(count)
+    def _link_back(self, engine: Engine, first: int, last: int, layer: int) -> None:
+        """The rows that rows first .. last-1 link to on a layer link to them in turn; so do their parents."""
+        arrays = self._view.arrays
+        rows = first + np.flatnonzero(arrays["levels"][first:last] >= layer)
+        if layer == 0:
+            mine = np.column_stack([arrays["links"][rows][:, : self.M], arrays["parents"][rows]])
+        else:
+            mine = arrays["upper"][arrays["offsets"][rows] + layer - 1]
+        source = np.repeat(rows, mine.shape[1])[mine.ravel() >= 0]
+        target = mine.ravel()[mine.ravel() >= 0].astype(np.int64)
+        order = np.argsort(target, kind="stable")
+        source, target = source[order].astype(np.int32), target[order]
+        starts = np.flatnonzero(np.concatenate([[True], target[1:] != target[:-1], [True]])).astype(np.int64)
+        if not len(target):
+            return
+        target = target[starts[:-1]]
+        slots = target if layer == 0 else arrays["offsets"][target].astype(np.int64) + layer - 1
+        each(lambda a, b: engine.link_back(layer, slots, target, source, starts, a, b), 0, len(target))
 
-    def _used_upper(self, count: int) -> int:
-        return int(self._offsets[count - 1]) + int(self._levels[count - 1]) if count else 0
+    def _take_back(self, count: int) -> None:
+        """Forgets links to rows that an interrupted batch did not finish."""
+        arrays = self._view.arrays
+        for table, used in ((arrays["links"], count), (arrays["upper"], used_upper(arrays, count))):
+            table[:used][table[:used] >= count] = -1
+            table[:used] = np.take_along_axis(table[:used], np.argsort(table[:used] < 0, axis=1, kind="stable"), 1)
+        count_children(arrays, count)
 
-    def _search(self, queries: Floats, k: int, ef: int | None) -> tuple[Floats, Ints]:
-        breadth = min(max(ef or self.ef, k), self._count)
-        engine, links = self._engine(), self._links[: self._count]
+    # ------------------------------------------------------------------ searching
+
+    def _search(
+        self, view: View, queries: Floats, k: int, mask: NDArray[np.bool_], live: int, **breadth: int
+    ) -> tuple[Floats, Ints]:
+        ef = max(breadth.get("ef", self.ef), k)
+        if live < view.count - view.gone and live * live <= EXACT * ef * view.count:
+            return self._scan(view, queries, k, mask)
+        wide = min(-(-ef * view.count // live), view.count)
+        engine = self._engine(view)
+        walked = self._walk_codec.encode_queries(queries)
+        exact = walked if self._walked == "vectors" else self._codec.encode_queries(queries)
+        stored = view.arrays["vectors"].view(np.uint8)
+        entry, root = view.facts["entry"], view.facts["root"]
 
         def job(first: int) -> tuple[Floats, Ints]:
-            some = queries[first : first + QUERIES_PER_JOB]
-            distances = np.full((len(some), breadth), np.inf, np.float32)
-            rows = np.full((len(some), breadth), -1, np.int64)
-            engine.search(
-                self.vectors, links, self._upper, self._offsets, self._levels, self._entry,
-                some, breadth, breadth, self._metric_code, distances, rows,
-            )  # fmt: skip
-            ids = np.where(rows >= 0, self._ids[rows], np.iinfo(np.int64).max)
-            order = np.lexsort((ids, distances), axis=1)[:, :k]  # equal distances by id, not by row
-            return np.take_along_axis(distances, order, axis=1), np.take_along_axis(rows, order, axis=1)
+            some = slice(first, first + QUERIES_PER_JOB)
+            return engine.search(
+                entry, root, walked[some], wide, self._codec, stored, exact[some], ef, mask, view["ids"], k
+            )
 
-        parts = list(parallel_map(job, range(0, len(queries), QUERIES_PER_JOB)))
-        found, where = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return found, where
+        parts = (
+            [job(0)]
+            if len(queries) <= QUERIES_PER_JOB
+            else list(parallel_map(job, range(0, len(queries), QUERIES_PER_JOB)))
+        )
+        distances, rows = parts[0] if len(parts) == 1 else (np.concatenate(p) for p in zip(*parts, strict=True))
+        short = np.flatnonzero(rows[:, -1] < 0)
+        if len(short):  # too many of the nearest were filtered out
+            distances[short], rows[short] = self._scan(view, queries[short], k, mask)
+        return distances, rows
 
-    def _repair(self) -> None:
-        """Links every row that cannot be reached from the entry point to a near one that can.
+    def _scan(self, view: View, queries: Floats, k: int, mask: NDArray[np.bool_]) -> tuple[Floats, Ints]:
+        which = np.flatnonzero(mask)
+        return scan(self._codec, self._bytes(view), view["ids"], queries, k, self.metric, which)
 
-        The nearest reachable row with a free place takes the link; where all are full, one gives up its last link that
-        no other row depends on (that is not in the breadth-first tree), so nothing reachable is ever cut off. Exact
-        duplicates are linked to one another, which keeps the work linear however many there are.
-        """
-        links, spanning_tree = self._links[: self._count], self._engine().spanning_tree
-        parent = np.full(self._count, -1, np.int32)
-        if spanning_tree(links, self._entry, parent) == self._count:
+    # ------------------------------------------------------------------ removing
+
+    def _unlink(self, rows: Ints) -> None:
+        """Removed rows stay stepping stones until there are enough of them to be worth a pass over the links."""
+        self._stale.extend(rows.tolist())
+        if len(self._stale) > max(64, self._view.count // 64) or not len(self):
+            self._relink()
+
+    def _relink(self) -> None:
+        view = self._view
+        if not self._stale:
             return
-        twins: dict[bytes, tuple[int, int]] = {}  # vector -> the rows that last gave and got a link for its sake
-        for lost in np.flatnonzero(parent < 0).tolist():
-            if parent[lost] >= 0:  # came along with an earlier one
-                continue
-            vector = self._rows[lost].tobytes()
-            host = next((row for row in twins.get(vector, ()) if links[row, -1] < 0), -1)
-            if host < 0:
-                host = self._host(lost, parent)
-            twins[vector] = host, lost
-            free = np.flatnonzero(links[host] < 0)[:1]
-            place = free if len(free) else np.flatnonzero(parent[links[host]] != host)[-1:]
-            links[host, place] = lost
-            parent[lost] = host
-            spanning_tree(links, lost, parent)
+        surgery = Surgery(view, self._engine, self._host_query, self.M)
+        surgery.bypass(np.array(self._stale), each)
+        self._view = replace(view, arrays=surgery.arrays, facts={**view.facts, **surgery.ends()})
+        self._stale = []
 
-    def _host(self, lost: int, parent: Any) -> int:
-        """A reachable row that can link to `lost`, as near to it as there is."""
-        breadth = min(self.ef_construction, self._count)
-        while True:
-            _, (near,) = self._search(self.vectors[lost : lost + 1], breadth, breadth)
-            near = near[near >= 0]
-            taken = parent[self._links[near]] == near[:, None]  # by links of the tree
-            able = near[(parent[near] >= 0) & ((self._links[near] < 0) | ~taken).any(axis=1)]
-            if len(able):
-                return int(able[0])
-            breadth = min(2 * breadth, self._count)  # at N, all: their tree has fewer links than places
+    def _host_query(self, row: int) -> Any:
+        return self._walk_codec.encode_queries(self._codec.decode(self._stored(row, row + 1)))
+
+    def _renumber(self) -> None:
+        self._relink()
+        super()._renumber()
+
+    def _moved(self, view: View, arrays: dict[str, Any], kept: Ints) -> dict[str, Any]:
+        """Links, parents and upper layers in the new numbers of rows."""
+        new = np.full(view.count + 1, -1, np.int32)  # the last place answers for row -1
+        new[kept] = np.arange(len(kept))
+        levels = arrays["levels"].astype(np.int64)
+        owner = np.repeat(np.arange(len(kept)), levels)
+        layer = np.arange(len(owner)) - np.repeat(np.cumsum(levels) - levels, levels)
+        arrays["upper"] = new[view.arrays["upper"][arrays["offsets"][owner] + layer]].reshape(-1, self.M)
+        arrays["offsets"] = (np.cumsum(levels) - levels).astype(np.int32)
+        arrays["links"], arrays["parents"] = new[arrays["links"]], new[arrays["parents"]]
+        return {name: int(new[row]) for name, row in view.facts.items()}
+
+    # ------------------------------------------------------------------ files
 
     def check(self) -> list[str]:
         """What is wrong with the vectors, ids, or the graph, in words; empty if nothing is."""
+        view = self._view
         problems = super().check()
-        n, m = self._count, self.M
-        if not n:
-            return problems if self._entry == -1 else [*problems, "an empty graph has an entry point"]
-        levels, offsets = self._levels[:n].astype(np.int64), self._offsets[:n]
-        if not 0 <= self._entry < n or levels.min() < 0 or levels[self._entry] != levels.max():
-            return [*problems, "the entry point is not on the highest layer"]
-        if (offsets != np.cumsum(levels) - levels).any() or levels.sum() > len(self._upper):
-            return [*problems, "the places of the upper layers do not fit the levels"]
-        owner = np.repeat(np.arange(n), levels)
-        layer = np.arange(len(owner)) - np.repeat(offsets, levels) + 1
-        for name, table, rows, least in (
-            ("layer 0", self._links[:n], np.arange(n), np.zeros(n, np.int64)),
-            ("an upper layer", self._upper[: len(owner)], owner, layer),
-        ):
-            used = table >= 0
-            if (table < -1).any() or (table >= n).any() or (used[:, 1:] & ~used[:, :-1]).any():
-                return [*problems, f"a link of {name} leads nowhere"]
-            if (table == rows[:, None]).any():
-                problems.append(f"a row of {name} links to itself")
-            ordered = np.sort(table, axis=1)
-            if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
-                problems.append(f"a row of {name} has the same link twice")
-            if (used & (levels[table] < least[:, None])).any():
-                problems.append(f"a link of {name} leads to a row that is not on that layer")
-        if self._links.shape[1] != 2 * m or self._upper.shape[1] != m:
-            problems.append("the tables of links do not have 2M and M columns")
-        reached = self._engine().spanning_tree(self._links[:n], self._entry, np.full(n, -1, np.int32))
-        if reached < n:
-            problems.append(f"{n - reached} of {n} rows cannot be reached from the entry point")
-        return problems
+        if self._walked == "codes" and (fault := self._walk_codec.sound(view["codes"].view(np.uint8))):
+            problems.append(fault)
+        return problems + find_faults(view, self.M)
 
     def _arrays(self) -> dict[str, Any]:
-        n = self._count
-        graph = {"links": self._links[:n], "upper": self._upper[: self._used_upper(n)]}
-        return super()._arrays() | graph | {"offsets": self._offsets[:n], "levels": self._levels[:n]}
+        arrays = super()._arrays()
+        del arrays["offsets"], arrays["children"]  # follow from the levels and the parents
+        return arrays | {"upper": self._view.arrays["upper"][: used_upper(self._view.arrays, self._view.count)]}
 
     def _fields(self) -> dict[str, Any]:
-        settings = {"M": self.M, "ef_construction": self.ef_construction, "seed": self.seed, "entry": self._entry}
-        return super()._fields() | settings
+        settings = {"M": self.M, "ef_construction": self.ef_construction, "seed": self.seed, "codes": self.codes}
+        return super()._fields() | settings | {"facts": self._view.facts}
 
     @classmethod
     def _from(cls, arrays: dict[str, Any], fields: dict[str, Any]) -> Self:
-        entry = int(fields.pop("entry"))
+        facts = {name: int(row) for name, row in fields.pop("facts").items()}
+        levels, parents = arrays["levels"].astype(np.int64), arrays["parents"]
+        n = len(levels)
+        if levels.ndim != 1 or parents.shape != (n,) or (n and (levels.min() < 0 or parents.max() >= n)):
+            raise ValueError("levels and parents do not fit")
+        if parents.dtype != np.int32 or (n and parents.min() < 0):
+            raise ValueError("a parent is not a row")
+        arrays["offsets"] = (np.cumsum(levels) - levels).astype(np.int32)
+        arrays["children"] = np.zeros(n, np.int16)
         index = super()._from(arrays, fields)
-        n, m = index._count, index.M
-        expected = {"links": (np.int32, (n, 2 * m)), "offsets": (np.int64, (n,)), "levels": (np.int8, (n,))}
-        for name, (dtype, shape) in expected.items():
-            if arrays[name].dtype != dtype or arrays[name].shape != shape:
-                raise ValueError(f"{name} is {arrays[name].dtype}{list(arrays[name].shape)}")
-        if arrays["upper"].dtype != np.int32 or arrays["upper"].ndim != 2 or arrays["upper"].shape[1] != m:
-            raise ValueError(f"upper is {arrays['upper'].dtype}{list(arrays['upper'].shape)}")
-        index._links, index._upper = arrays["links"], arrays["upper"]
-        index._offsets, index._levels = arrays["offsets"], arrays["levels"]
-        index._entry = entry
+        upper = arrays["upper"]
+        if upper.dtype != np.int32 or upper.shape != (levels.sum(), index.M):
+            raise ValueError(f"upper is {upper.dtype}{list(upper.shape)}")
+        count_children(arrays, n)
+        index._view = replace(index._view, facts=facts)
         return index
 
 
-def draw_levels(rows: Ints, m: int, seed: int) -> Any:
-    """The top layer of each row: floor(-ln(u) / ln(M)) (section 4 of the paper), u from a hash of (seed, row).
-
-    The hash is splitmix64 (Steele, Lea & Flood 2014): a row has the same level whatever was added with it.
-    """
-    x = rows.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-    x ^= x >> np.uint64(31)
-    u = ((x >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
-    return np.minimum(-np.log(u) / math.log(m), MAX_LEVEL).astype(np.int8)
+def each(work: Callable[..., Any], first: int, last: int, *rest: Any) -> None:
+    """work(a, b, *rest) over first .. last-1 in pieces, on all threads."""
+    pieces = [(a, min(a + ROWS_PER_JOB, last)) for a in range(first, last, ROWS_PER_JOB)]
+    if len(pieces) == 1:
+        work(*pieces[0], *rest)
+        return
+    for _ in parallel_map(lambda piece: work(*piece, *rest), pieces):
+        pass

@@ -1,7 +1,8 @@
-"""Distances between stored vectors and a query, and the exact scan built on them.
+"""Distances between stored rows and a query, whatever bytes a row is kept in, and the exact scan built on them.
 
 Rows are padded with zeros to whole vectors of sixteen. A distance is one chain of fused multiply-adds per lane and then
-the fixed tree over lanes, so it is the same bits wherever and in whatever company it is computed. Smaller is nearer.
+the fixed tree over lanes, or an exact whole number times two factors, so it is the same bits wherever and in whatever
+company it is computed. Smaller is nearer.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import inline, kernel
+from .codes import INT4, INT8, products4, products8, row_as_query
 from .matmul import ADDRESS
 from .simd import LANES, Loop, i64
 
 DOT, SQUARED_L2 = range(2)  # the distance is minus the inner product, or the squared Euclidean one
+FLOAT32, FLOAT16 = 0, 1  # kinds of rows; INT8 and INT4 are 2 and 3
 BLOCK = 128  # rows that stay in cache while all queries pass over them
 
 
-def _four(step):
-    """An intrinsic `(a, b, c, d, query, n)`: step summed over n floats between the query and each of four rows."""
+def _four(step, load, size):
+    """An intrinsic `(a, b, c, d, query, n)`: step summed over n numbers between the query and each of four rows."""
 
     @intrinsic
     def distances(typing_context, a, b, c, d, query, n):
@@ -28,9 +31,9 @@ def _four(step):
             e = builder
             *rows, query, n = args
             with Loop(e, n, [simd.constant(e, 0.0)] * 4, step=LANES) as loop:
-                at = e.mul(loop.index, i64(4))
-                y = simd.load(e, e.add(query, at))
-                loop.next(*(step(simd.load(e, e.add(x, at)), y, s) for x, s in zip(rows, loop.carried, strict=True)))
+                y = simd.load(e, e.add(query, e.mul(loop.index, i64(4))))
+                at = e.mul(loop.index, i64(size))
+                loop.next(*(step(load(e, e.add(x, at)), y, s) for x, s in zip(rows, loop.carried, strict=True)))
             return context.make_tuple(e, signature.return_type, [simd.sum_lanes(e, s) for s in loop.results])
 
         return types.UniTuple(types.float32, 4)(*[ADDRESS] * 6), generate
@@ -47,47 +50,125 @@ def _square(x, y, total):
     return difference.fma(difference, total)
 
 
-_dot4 = _four(_minus_product)
-_l2_4 = _four(_square)
+_dot4 = _four(_minus_product, simd.load, 4)
+_l2_4 = _four(_square, simd.load, 4)
+_half_dot4 = _four(_minus_product, simd.load_halves, 2)
+_half_l2_4 = _four(_square, simd.load_halves, 2)
+
+
+@intrinsic
+def _float_at(typing_context, address):
+    def generate(context, builder, signature, args):
+        return simd.load_scalar(builder, args[0])
+
+    return types.float32(ADDRESS), generate
+
+
+@intrinsic
+def _int_at(typing_context, address):
+    def generate(context, builder, signature, args):
+        return builder.load(builder.inttoptr(args[0], simd.ir.PointerType(simd.i32)), align=1)
+
+    return types.int32(ADDRESS), generate
 
 
 @inline
-def distance4(a, b, c, d, query, n, metric):
-    """The distances of four rows (addresses of n floats) to one query."""
+def _estimate(centred, tail, query_scale, query_norm, metric):
+    """From a whole number and a row's (factor, norm) to its distance."""
+    product = np.float32(centred) * _float_at(tail) * query_scale
     if metric == DOT:
-        return _dot4(a, b, c, d, query, n)
-    return _l2_4(a, b, c, d, query, n)
+        return -product
+    return (_float_at(tail + 4) + query_norm) - np.float32(2) * product
 
 
 @kernel
-def scan(vectors, ids, queries, k, metric, out_distances, out_rows):
-    """The k nearest rows of vectors [N, P] to each query [Q, P]: out_distances, out_rows [Q, k], best first.
+def distance4(kind, metric, a, b, c, d, query, n):
+    """The distances of four rows (addresses) to one query (an address). n: numbers of a row, W for codes."""
+    if kind == FLOAT32:
+        return _dot4(a, b, c, d, query, n) if metric == DOT else _l2_4(a, b, c, d, query, n)
+    if kind == FLOAT16:
+        return _half_dot4(a, b, c, d, query, n) if metric == DOT else _half_l2_4(a, b, c, d, query, n)
+    size = n if kind == INT8 else n >> 1
+    sums = products8(a, b, c, d, query, size) if kind == INT8 else products4(a, b, c, d, query, size)
+    times = np.int64(1) if kind == INT8 else np.int64(2)
+    tail = query + n
+    scale, norm = _float_at(tail), _float_at(tail + 8)
+    offset = np.int64(_int_at(tail + 4)) * (128 if kind == INT8 else 15)
+    return (
+        _estimate(times * sums[0] - offset, a + size, scale, norm, metric),
+        _estimate(times * sums[1] - offset, b + size, scale, norm, metric),
+        _estimate(times * sums[2] - offset, c + size, scale, norm, metric),
+        _estimate(times * sums[3] - offset, d + size, scale, norm, metric),
+    )
 
-    Equal distances are ordered by ids [N]. k must not exceed N. NaN must have been refused before.
+
+@inline
+def distances_of(rows, kind, metric, width, which, first, count, query):
+    """Distances to a query (an address) of up to four rows which[first : first + count] of a table of bytes."""
+    base, stride = rows.ctypes.data, rows.shape[1]
+    last = first + count - 1
+    return distance4(
+        kind,
+        metric,
+        base + stride * np.int64(which[first]),
+        base + stride * np.int64(which[min(first + 1, last)]),
+        base + stride * np.int64(which[min(first + 2, last)]),
+        base + stride * np.int64(which[last]),
+        query,
+        width,
+    )
+
+
+@inline
+def as_query(rows, kind, width, row, scratch):
+    """The address of a stored row in the form of a query; `scratch` (uint8) holds it where it has to be made."""
+    if kind == FLOAT32:
+        return rows.ctypes.data + rows.shape[1] * np.int64(row)
+    if kind == FLOAT16:
+        _widen(rows.ctypes.data + rows.shape[1] * np.int64(row), width, scratch.ctypes.data)
+    else:
+        row_as_query(rows[row], kind, width, scratch)
+    return scratch.ctypes.data
+
+
+@intrinsic
+def _widen(typing_context, halves, n, out):
+    def generate(context, builder, signature, args):
+        e = builder
+        halves, n, out = args
+        with Loop(e, n, [], step=LANES) as loop:
+            x = simd.load_halves(e, e.add(halves, e.mul(loop.index, i64(2))))
+            simd.store(e, x, e.add(out, e.mul(loop.index, i64(4))))
+            loop.next()
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, ADDRESS, ADDRESS), generate
+
+
+@kernel
+def scan(rows, ids, which, chosen, queries, k, kind, metric, width, out_distances, out_rows):
+    """The k nearest rows of uint8 [N, stride] to each query: out_distances, out_rows [Q, k], best first.
+
+    Of all rows, or where `chosen` of which [n] alone. Equal distances are ordered by ids [N]. k must not exceed N or n.
     """
-    count, width = vectors.shape
+    count = which.size if chosen else rows.shape[0]
     held = np.zeros(queries.shape[0], np.int64)
-    base, q0 = vectors.ctypes.data, queries.ctypes.data
+    four = np.empty(4, np.int64)
     for block in range(0, count, BLOCK):
         end = min(count, block + BLOCK)
         for q in range(queries.shape[0]):
-            best, rows = out_distances[q], out_rows[q]
+            best, found = out_distances[q], out_rows[q]
             size = held[q]
+            query = queries[q].ctypes.data
             for first in range(block, end, 4):
-                last = min(first + 3, end - 1)
-                found = distance4(
-                    base + 4 * width * first,
-                    base + 4 * width * min(first + 1, last),
-                    base + 4 * width * min(first + 2, last),
-                    base + 4 * width * last,
-                    q0 + 4 * width * q,
-                    width,
-                    metric,
-                )
-                for j in range(last - first + 1):
-                    d = found[j]
+                some = min(4, end - first)
+                for j in range(some):
+                    four[j] = which[first + j] if chosen else first + j
+                distances = distances_of(rows, kind, metric, width, four, 0, some, query)
+                for j in range(some):
+                    d = distances[j]
                     if size < k or d <= best[k - 1]:
-                        size = _keep(best, rows, size, k, d, first + j, ids)
+                        size = _keep(best, found, size, k, d, four[j], ids)
             held[q] = size
 
 

@@ -1,19 +1,53 @@
-"""HNSW on arrays: search and insertion as published (Malkov & Yashunin 2016, algorithms 1, 2, 4 and 5).
+"""HNSW on arrays: the search as published (Malkov & Yashunin 2016, algorithms 2 and 5), on rows of bytes.
 
 A candidate is one int64 key that sorts as (distance, row): the float's bits made monotone in the upper half, the row
 and an "expanded" bit in the lower. The candidate list and the result list of algorithm 2 are one sorted pool of `ef`
 keys: the nearest key not yet expanded is next, and the search ends when all are. The plain twin, with heaps and sets,
 is `minibi.index.hnsw_plain`.
+
+A writer may be linking rows while readers search: links to rows at or beyond `count` are passed over.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
+from . import simd
 from .cache import inline, kernel
-from .distance import distance4
+from .distance import _keep, distances_of
+from .matmul import ADDRESS
+
+
+class Rows(NamedTuple):
+    """Vectors as bytes [N, stride], and how to read them: see `minibi.kernels.distance`."""
+
+    table: NDArray[np.uint8]
+    kind: int
+    metric: int
+    width: int
+
+
+class Graph(NamedTuple):
+    """Links of layer 0 [N, 2M], of the upper layers [U, M], where a row's upper layers begin [N], its top layer [N]."""
+
+    links: NDArray[np.int32]
+    upper: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+    levels: NDArray[np.int8]
+
+
+class Scratch(NamedTuple):
+    """What one thread needs while it searches: visited marks [N] with the last stamp [1], a pool of keys, small rows."""
+
+    visited: NDArray[np.uint16]
+    stamp: NDArray[np.int64]
+    pool: NDArray[np.int64]
+    fresh: NDArray[np.int32]
 
 
 @intrinsic
@@ -26,254 +60,208 @@ def _bits(typing_context, x):
     return types.int32(types.float32), generate
 
 
+@intrinsic
+def _shift_up(typing_context, address, count):
+    """Moves `count` int64 one place up."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        source, count = args
+        pointer = simd.ir.PointerType(simd.i8)
+        signature_ = simd.ir.FunctionType(simd.ir.VoidType(), [pointer, pointer, simd.i64, simd.ir.IntType(1)])
+        move = simd.cgutils.get_or_insert_function(e.module, signature_, "llvm.memmove.p0.p0.i64")
+        places = [e.inttoptr(x, pointer) for x in (e.add(source, simd.i64(8)), source)]
+        e.call(move, [*places, e.mul(count, simd.i64(8)), simd.ir.Constant(simd.ir.IntType(1), 0)])
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, ADDRESS), generate
+
+
+@intrinsic
+def _prefetch(typing_context, address):
+    def generate(context, builder, signature, args):
+        simd.prefetch(builder, args[0], 0)
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS), generate
+
+
 @inline
-def _key(d, row):
+def fetch(address, size):
+    """Ask for `size` bytes that will be read soon."""
+    for at in range(0, size, 64):
+        _prefetch(address + at)
+
+
+@inline
+def key_of(d, row):
     bits = _bits(d + np.float32(0))  # -0.0 becomes 0.0
     ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))  # negative floats count downward: turn them round
     return (np.int64(ordered) << 32) | (np.int64(row) << 1)
 
 
 @inline
-def _row(key):
+def row_of(key):
     return (key & np.int64(0xFFFFFFFF)) >> 1
 
 
 @inline
-def _insert(pool, size, ef, key):
+def insert_key(pool, size, ef, key):
     """Insert into the sorted pool of at most ef keys; (position or size if refused, new size)."""
     if size == ef:
-        if key >= pool[size - 1]:
+        if key >= pool[np.uint64(size - 1)]:
             return size, size
         size -= 1
-    low, high = 0, size
-    while low < high:
-        middle = (low + high) >> 1
-        if pool[middle] < key:
-            low = middle + 1
-        else:
-            high = middle
-    for j in range(size, low, -1):
-        pool[j] = pool[j - 1]
-    pool[low] = key
+    low, many = np.int64(0), np.int64(size)
+    while many > 1:  # no branch on what is found
+        half = many >> 1
+        low += half * np.int64(pool[np.uint64(low + half - 1)] < key)
+        many -= half
+    if size > 0:
+        low += np.int64(pool[np.uint64(low)] < key)
+    _shift_up(pool.ctypes.data + 8 * low, size - low)
+    pool[np.uint64(low)] = key
     return low, size + 1
 
 
 @inline
-def _slot(node, level, offsets):
+def slot_of(node, level, offsets):
     """Where a node's links of a level stand: layer 0 in `links[node]`, the others in `upper`."""
-    return node if level == 0 else offsets[node] + level - 1
+    return np.int64(node) if level == 0 else np.int64(offsets[node]) + level - 1
 
 
 @inline
-def _distances(vectors, rows, first, count, query, metric):
-    """Distances of up to four rows[first : first + count] to a query (an address)."""
-    base, width = vectors.ctypes.data, vectors.shape[1]
-    last = first + count - 1
-    return distance4(
-        base + 4 * width * np.int64(rows[first]),
-        base + 4 * width * np.int64(rows[min(first + 1, last)]),
-        base + 4 * width * np.int64(rows[min(first + 2, last)]),
-        base + 4 * width * np.int64(rows[last]),
-        query,
-        width,
-        metric,
-    )
-
-
-@inline
-def _same(vectors, a, b):
-    for i in range(vectors.shape[1]):  # noqa: SIM110 - Numba knows no generators
-        if vectors[a, i] != vectors[b, i]:
-            return False
-    return True
+def new_stamp(scratch):
+    """A mark that no row carries yet."""
+    if scratch.stamp[0] >= 65535:
+        scratch.visited[:] = 0
+        scratch.stamp[0] = 0
+    scratch.stamp[0] += 1
+    return np.uint16(scratch.stamp[0])
 
 
 @kernel
-def search_layer(vectors, links, offsets, level, query, metric, ef, pool, size, visited, stamp, fresh):
-    """Algorithm 2: from the `size` keys in `pool`, the ef nearest rows on one layer; returns how many.
+def search_layer(rows, links, offsets, level, count, query, ef, size, scratch):
+    """Algorithm 2: from the `size` keys in the pool, the ef nearest rows on one layer; returns how many.
 
-    links: the layer's table of neighbours, -1 where there is none. visited [N] marks rows with `stamp`; fresh is
-    scratch for one row of neighbours.
+    links: the layer's table of neighbours, -1 where there is none; query: an address.
     """
+    visited, pool, fresh = scratch.visited, scratch.pool, scratch.fresh
+    stamp = new_stamp(scratch)
+    base, stride = rows.table.ctypes.data, rows.table.shape[1]
     for j in range(size):
-        visited[_row(pool[j])] = stamp
+        visited[row_of(pool[j])] = stamp
     current = 0
     while current < size:
-        if pool[current] & 1:
+        if pool[np.uint64(current)] & 1:
             current += 1
             continue
-        node = _row(pool[current])
-        pool[current] |= 1
-        neighbours = links[_slot(node, level, offsets)]
-        count = 0
+        node = row_of(pool[np.uint64(current)])
+        pool[np.uint64(current)] |= 1
+        neighbours = links[slot_of(node, level, offsets)]
+        many = np.int64(0)
         for j in range(neighbours.size):
-            row = neighbours[j]
+            row = np.int64(neighbours[j])
             if row < 0:
                 break
-            if visited[row] != stamp:
-                visited[row] = stamp
-                fresh[count] = row
-                count += 1
+            if row < count:
+                seen = visited[np.uint64(row)]
+                visited[np.uint64(row)] = stamp
+                fresh[np.uint64(many)] = row
+                many += np.int64(seen != stamp)
+        for j in range(many):
+            fetch(base + stride * np.int64(fresh[np.uint64(j)]), stride)
+        if level == 0 and current + 1 < size:  # the likely next node's links
+            fetch(links.ctypes.data + 4 * links.shape[1] * row_of(pool[np.uint64(current + 1)]), 4 * links.shape[1])
         nearest = size
-        for first in range(0, count, 4):
-            block = min(4, count - first)
-            found = _distances(vectors, fresh, first, block, query, metric)
+        for first in range(0, many, 4):
+            block = min(4, many - first)
+            found = distances_of(rows.table, rows.kind, rows.metric, rows.width, fresh, first, block, query)
             for j in range(block):
-                position, size = _insert(pool, size, ef, _key(found[j], fresh[first + j]))
+                position, size = insert_key(pool, size, ef, key_of(found[j], fresh[first + j]))
                 nearest = min(nearest, position)
         current = min(current, nearest)
     return size
 
 
 @kernel
-def select_neighbours(vectors, metric, candidates, count, m, chosen):
-    """Algorithm 4: from `count` sorted keys, up to m rows, none of them nearer to one chosen before than to the base.
-
-    Of exact duplicates only one is chosen, so they cannot fill a list and seal it off.
-    """
-    base, width = vectors.ctypes.data, vectors.shape[1]
-    size = 0
-    for i in range(count):
-        row = _row(candidates[i])
-        limit = candidates[i] >> 32
-        good = True
-        for first in range(0, size, 4):
-            block = min(4, size - first)
-            found = _distances(vectors, chosen, first, block, base + 4 * width * row, metric)
-            for j in range(block):
-                between = _key(found[j], 0) >> 32
-                if between < limit or (between == limit and _same(vectors, row, chosen[first + j])):
-                    good = False
-            if not good:
-                break
-        if good:
-            chosen[size] = row
-            size += 1
-            if size == m:
-                break
-    return size
-
-
-@kernel
-def connect(vectors, metric, neighbours, node, new, keys, chosen):
-    """Add a link node -> new; a full list is chosen anew by algorithm 4."""
-    capacity = neighbours.size
-    count = 0
-    while count < capacity and neighbours[count] >= 0:
-        count += 1
-    if count < capacity:
-        neighbours[count] = new
-        return
-    query = vectors.ctypes.data + 4 * vectors.shape[1] * np.int64(node)
-    chosen[:capacity] = neighbours
-    chosen[capacity] = new
-    size = 0
-    for first in range(0, capacity + 1, 4):
-        block = min(4, capacity + 1 - first)
-        found = _distances(vectors, chosen, first, block, query, metric)
-        for j in range(block):
-            _, size = _insert(keys, size, capacity + 1, _key(found[j], chosen[first + j]))
-    size = select_neighbours(vectors, metric, keys, size, capacity, chosen)
-    neighbours[:size] = chosen[:size]
-    neighbours[size:] = -1
-
-
-@kernel
-def descend(vectors, upper, offsets, query, metric, entry, top, bottom, pool, visited, stamp, fresh):
-    """Greedy search (algorithm 2 with ef = 1) from layer `top` down to `bottom` + 1; pool[0] is then the nearest."""
+def descend(rows, graph, count, query, entry, bottom, scratch):
+    """Greedy search (algorithm 2 with ef = 1) from the entry point's top layer down to `bottom` + 1; pool[0] is then
+    the nearest."""
+    fresh, pool = scratch.fresh, scratch.pool
     fresh[0] = entry
-    pool[0] = _key(_distances(vectors, fresh, 0, 1, query, metric)[0], entry)
-    for level in range(top, bottom, -1):
-        stamp += 1
+    found = distances_of(rows.table, rows.kind, rows.metric, rows.width, fresh, 0, 1, query)
+    pool[0] = key_of(found[0], entry)
+    for level in range(graph.levels[entry], bottom, -1):
+        search_layer(rows, graph.upper, graph.offsets, level, count, query, 1, 1, scratch)
         pool[0] &= ~np.int64(1)
-        search_layer(vectors, upper, offsets, level, query, metric, 1, pool, 1, visited, stamp, fresh)
-    pool[0] &= ~np.int64(1)
-    return stamp
 
 
 @inline
-def _with_entry(vectors, query, metric, entry, ef, pool, size, fresh):
-    """The entry point among the keys that a search of layer 0 begins with: from it, and maybe from no other row, every
-    row can be reached, so a search finds as many as it was asked for."""
+def with_root(rows, query, root, ef, size, scratch):
+    """The root among the keys that a search of layer 0 begins with: from it, and maybe from no other row, every row can
+    be reached, so a search finds as many as it was asked for."""
     for j in range(size):
-        if _row(pool[j]) == entry:
+        if row_of(scratch.pool[j]) == root:
             return size
-    fresh[0] = entry
-    return _insert(pool, size, ef, _key(_distances(vectors, fresh, 0, 1, query, metric)[0], entry))[1]
+    scratch.fresh[0] = root
+    found = distances_of(rows.table, rows.kind, rows.metric, rows.width, scratch.fresh, 0, 1, query)
+    return insert_key(scratch.pool, size, ef, key_of(found[0], root))[1]
 
 
 @kernel
-def insert(vectors, links, upper, offsets, levels, first, last, entry, m, ef, metric):
-    """Algorithm 1 for rows first .. last-1, in order; returns the entry point after them. entry < 0: an empty graph."""
-    count, width = vectors.shape
-    visited = np.zeros(count, np.uint32)
-    stamp = np.uint32(0)
-    pool = np.empty(ef + 1, np.int64)
-    fresh = np.empty(2 * m + 1, np.int32)
-    chosen = np.empty(2 * m + 2, np.int32)
-    scratch = np.empty(2 * m + 2, np.int32)
-    keys = np.empty(2 * m + 3, np.int64)
-    for row in range(first, last):
-        level = levels[row]
-        if entry < 0:
-            entry = row
-            continue
-        top = levels[entry]
-        query = vectors.ctypes.data + 4 * width * row
-        if stamp > 4_000_000_000:
-            visited[:] = 0
-            stamp = np.uint32(0)
-        stamp = descend(vectors, upper, offsets, query, metric, entry, top, level, pool, visited, stamp, fresh)
-        size = 1
-        for layer in range(min(level, top), -1, -1):
-            table = links if layer == 0 else upper
-            if layer == 0:
-                size = _with_entry(vectors, query, metric, entry, ef, pool, size, fresh)
-            stamp += np.uint32(1)
-            size = search_layer(vectors, table, offsets, layer, query, metric, ef, pool, size, visited, stamp, fresh)
-            for j in range(size):
-                pool[j] &= ~np.int64(1)
-            picked = select_neighbours(vectors, metric, pool, size, m, chosen)
-            mine = table[_slot(row, layer, offsets)]
-            mine[:picked] = chosen[:picked]
-            for j in range(picked):
-                other = chosen[j]
-                connect(vectors, metric, table[_slot(other, layer, offsets)], other, row, keys, scratch)
-        if level > top:
-            entry = row
-    return entry
+def search(rows, graph, entry, root, queries, ef, exact, exact_queries, rescored, mask, ids, scratch, out):
+    """Algorithm 5 for queries uint8 [Q, size]: the nearest found among rows with mask[row].
 
-
-@kernel
-def search(vectors, links, upper, offsets, levels, entry, queries, k, ef, metric, out_distances, out_rows):
-    """Algorithm 5 for queries [Q, P]: the k nearest found, out_rows int64 [Q, k], -1 where fewer were reached."""
-    count, width = vectors.shape
-    visited = np.zeros(count, np.uint32)
-    stamp = np.uint32(0)
-    pool = np.empty(ef + 1, np.int64)
-    fresh = np.empty(links.shape[1] + 1, np.int32)
+    mask [N] says how many rows there are. exact: the rows by which up to `rescored` of the ef found are ordered in the
+    end, with exact_queries, or the same as `rows`. out: (distances, rows) [Q, k], ordered by distance, then id, row -1
+    where fewer were reached.
+    """
+    count = mask.size
+    k = out[0].shape[1]
+    same = rows.kind == exact.kind
+    base, stride = exact.table.ctypes.data, exact.table.shape[1]
     for q in range(queries.shape[0]):
-        query = queries.ctypes.data + 4 * width * q
-        stamp = descend(vectors, upper, offsets, query, metric, entry, levels[entry], 0, pool, visited, stamp, fresh)
-        stamp += np.uint32(1)
-        size = _with_entry(vectors, query, metric, entry, ef, pool, 1, fresh)
-        size = search_layer(vectors, links, offsets, 0, query, metric, ef, pool, size, visited, stamp, fresh)
-        for j in range(k):
-            if j < size:
-                fresh[0] = _row(pool[j])
-                out_rows[q, j] = fresh[0]
-                out_distances[q, j] = _distances(vectors, fresh, 0, 1, query, metric)[0]
-            else:
-                out_rows[q, j] = -1
+        query = queries[q].ctypes.data
+        descend(rows, graph, count, query, entry, 0, scratch)
+        size = with_root(rows, query, root, ef, 1, scratch)
+        size = search_layer(rows, graph.links, graph.offsets, 0, count, query, ef, size, scratch)
+        pool = scratch.pool
+        kept = 0
+        for j in range(size):  # the pool becomes the list of those that may be returned
+            if mask[row_of(pool[j])]:
+                pool[kept] = pool[j]
+                kept += 1
+                if kept == rescored:
+                    break
+        best, where = out[0][q], out[1][q]
+        held = 0
+        if not same:
+            for j in range(min(4, kept)):
+                fetch(base + stride * row_of(pool[j]), stride)
+        for first in range(0, kept, 4):
+            some = min(4, kept - first)
+            for j in range(some):
+                scratch.fresh[j] = row_of(pool[first + j])
+            if not same:
+                for j in range(first + 4, min(first + 8, kept)):
+                    fetch(base + stride * row_of(pool[j]), stride)
+            found = distances_of(
+                exact.table, exact.kind, exact.metric, exact.width, scratch.fresh, 0, some, exact_queries[q].ctypes.data
+            )
+            for j in range(some):
+                if held < k or found[j] <= best[k - 1]:
+                    held = _keep(best, where, held, k, found[j], np.int64(scratch.fresh[j]), ids)
+        where[held:] = -1
 
 
 @kernel
-def spanning_tree(links, start, parent):
+def spanning_tree(links, count, start, parent):
     """Breadth first over layer 0 from `start`: parent[row] = who reached it; returns how many rows were.
 
     Rows whose parent is not -1 were reached before and are passed over. `start` is its own parent, unless it has one.
     """
-    queue = np.empty(links.shape[0], np.int32)
+    queue = np.empty(count, np.int32)
     if parent[start] < 0:
         parent[start] = start
     queue[0] = start
@@ -285,7 +273,7 @@ def spanning_tree(links, start, parent):
             row = links[node, j]
             if row < 0:
                 break
-            if parent[row] < 0:
+            if row < count and parent[row] < 0:
                 parent[row] = node
                 queue[tail] = row
                 tail += 1

@@ -228,6 +228,11 @@ def sum_lanes(b: ir.IRBuilder, x: Lanes) -> Any:
     return _fold(b, x, lambda p, q: p + q)
 
 
+def sum_ints(b: ir.IRBuilder, x: Any) -> Any:
+    """The sum of sixteen int32, exact whatever the order."""
+    return _call(b, "llvm.vector.reduce.add.v16i32", i32, [x])
+
+
 def max_lanes(b: ir.IRBuilder, x: Lanes) -> Any:
     return _fold(b, x, lambda p, q: p.max(q))
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from minibi import FlatIndex
-from minibi.index.flat import distances_plain, scan_plain
+from minibi.index.codes import CODES, codec_for
+from minibi.index.flat import scan, scan_plain
 
 METRICS = ("cosine", "ip", "l2")
 WHOLE = st.integers(-4, 4).map(float)
@@ -83,33 +84,30 @@ def test_equal_vectors_have_equal_scores_in_the_order_of_ids(table, metric, k):
         assert all(len(different) == 1 for different in by_vector.values())
 
 
-@given(tables(WHOLE), st.sampled_from([0, 1]), st.integers(1, 150))
-def test_the_plain_twin_equals_the_kernel_on_whole_numbers(compiled, table, metric, k):
-    from minibi.kernels import distance
-
+@pytest.mark.parametrize("store", CODES)
+@given(table=tables(WHOLE), metric=st.sampled_from(["ip", "l2"]), k=st.integers(1, 150), some=st.booleans())
+def test_the_plain_twin_equals_the_kernel_on_whole_numbers(compiled, store, table, metric, k, some):
     x, q, ids = table
-    k = min(k, len(x))
-    padded, queries = (np.pad(a, ((0, 0), (0, -a.shape[1] % 16))) for a in (x, q))
-    out = np.empty((len(q), k), np.float32), np.empty((len(q), k), np.int64)
-    distance.scan(padded, ids, queries, k, metric, *out)
-    twin = scan_plain(padded, ids, queries, k, "l2" if metric else "ip")
-    np.testing.assert_array_equal(out[0], twin[0])
-    np.testing.assert_array_equal(out[1], twin[1])
+    codec = codec_for(store, x.shape[1])
+    rows = codec.encode(x)
+    which = np.arange(0, len(x), 3) if some else None
+    k = min(k, len(x) if which is None else len(which))
+    fast = scan(codec, rows, ids, q, k, metric, which)
+    twin = scan_plain(codec, rows, ids, codec.encode_queries(q), k, metric, which)
+    np.testing.assert_array_equal(fast[0], twin[0])
+    np.testing.assert_array_equal(fast[1], twin[1])
 
 
-@given(tables(ANY), st.sampled_from([0, 1]))
+@given(tables(ANY), st.sampled_from(["ip", "l2"]))
 def test_the_plain_twin_equals_the_kernel_up_to_rounding(compiled, table, metric):
-    from minibi.kernels import distance
-
     x, q, ids = table
-    n = len(x)
-    padded, queries = (np.pad(a, ((0, 0), (0, -a.shape[1] % 16))) for a in (x, q))
-    out = np.empty((len(q), n), np.float32), np.empty((len(q), n), np.int64)
-    distance.scan(padded, ids, queries, n, metric, *out)
-    twin = distances_plain(padded, queries, "l2" if metric else "ip")
+    codec = codec_for("float32", x.shape[1])
+    rows, n = codec.encode(x), len(x)
+    distances, found = scan(codec, rows, ids, q, n, metric)
+    twin = np.stack([codec.distances_plain(rows, one, metric) for one in codec.encode_queries(q)])
     scale = max(1.0, float(np.abs(x).max() + np.abs(q).max()) ** 2 * x.shape[1])
-    np.testing.assert_allclose(out[0], np.take_along_axis(twin, out[1], 1), rtol=0, atol=1e-6 * scale)
-    assert (np.sort(out[1], 1) == np.arange(n)).all() and (np.diff(out[0], axis=1) >= 0).all()
+    np.testing.assert_allclose(distances, np.take_along_axis(twin, found, 1), rtol=0, atol=1e-6 * scale)
+    assert (np.sort(found, 1) == np.arange(n)).all() and (np.diff(distances, axis=1) >= 0).all()
 
 
 @pytest.mark.parametrize("metric", METRICS)

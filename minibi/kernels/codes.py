@@ -1,0 +1,203 @@
+"""Vectors as bytes: a rotation that spreads every vector over all coordinates, then 8 or 4 bits for each.
+
+The rotation is three rounds of random signs and Hadamard transforms of 128 coordinates, over neighbours, over registers
+far apart, over neighbours again (in the manner of Ailon & Chazelle 2009): orthogonal, seeded, and free of the data. What
+comes out is nearly Gaussian whatever went in, so that a fixed grid, scaled for each vector by itself, suits every vector.
+
+    row      W codes (8 bits) or W/2 bytes (4 bits: of each 128 the first 64 in the low halves), factor, norm
+    query    W signed bytes, scale, their sum, norm, 4 bytes unused
+
+A row stands for factor * (code - 128), or factor * (2 code - 15). The factor makes the estimate of the vector's product
+with itself exact (Gao & Long 2024, eq. 7). `minibi.index.codes` is the plain twin.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from . import simd
+from .cache import inline, kernel
+from .matmul import ADDRESS
+from .simd import LANES, Lanes, Loop, i64
+
+INT8, INT4 = 2, 3  # FLOAT32 and FLOAT16 are 0 and 1: `kernels.distance`
+BLOCK = 128  # coordinates of one Hadamard transform
+STEP = np.float32(0.335)  # of the 16 levels, in units of the vector's root mean square: least error for a Gaussian
+
+
+@intrinsic
+def _hadamard(typing_context, x, signs, apart):
+    """Eight vectors of sixteen floats, `apart` bytes from one another: times signs, then transformed in place."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x, signs, apart = args
+        at = [e.mul(apart, i64(i)) for i in range(BLOCK // LANES)]
+        v = [simd.load(e, e.add(x, a)) * simd.load(e, e.add(signs, a)) for a in at]
+        for h in (1, 2, 4, 8):  # within a register: each lane with the one h away
+            order = simd.ir.Constant(simd.ints, [i ^ h for i in range(LANES)])
+            sign = Lanes(e, simd.ir.Constant(simd.floats, [-1.0 if i & h else 1.0 for i in range(LANES)]))
+            v = [y.fma(sign, Lanes(e, e.shuffle_vector(y.value, y.value, order))) for y in v]
+        for h in (1, 2, 4):  # across registers
+            for i in range(len(v)):
+                if not i & h:
+                    v[i], v[i + h] = v[i] + v[i + h], v[i] - v[i + h]
+        for y, a in zip(v, at, strict=True):
+            simd.store(e, y, e.add(x, a))
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, ADDRESS, ADDRESS), generate
+
+
+@inline
+def rotate_row(x, width, signs):
+    """x [width] float32 (an address), in place; signs [3, width] (an address)."""
+    size, far = 4 * BLOCK, 4 * width // (BLOCK // LANES)
+    for turn in range(3):
+        s = signs + 4 * width * turn
+        if turn == 1:
+            for first in range(0, far, 4 * LANES):
+                _hadamard(x + first, s + first, far)
+        else:
+            for first in range(0, 4 * width, size):
+                _hadamard(x + first, s + first, 4 * LANES)
+
+
+@kernel
+def rotate(x, signs):
+    """x [n, W] in place, W a multiple of 128; signs [3, W], each 128^-1/2 or its negative."""
+    for i in range(x.shape[0]):
+        rotate_row(x[i].ctypes.data, x.shape[1], signs.ctypes.data)
+
+
+@inline
+def _squares(y):
+    total = 0.0
+    for j in range(y.size):
+        total += np.float64(y[j]) * np.float64(y[j])
+    return total
+
+
+@kernel
+def encode(x, kind, out):
+    """Rotated vectors x [n, W] -> rows out uint8 [n, W + 8] or [n, W/2 + 8]."""
+    n, width = x.shape
+    for i in range(n):
+        y, row = x[i], out[i]
+        size = width if kind == INT8 else width // 2
+        tail = row[size : size + 8].view(np.float32)
+        norm = _squares(y)
+        agreement = 0.0
+        if kind == INT8:
+            top = np.float32(0)
+            for j in range(width):
+                top = max(top, abs(y[j]))
+            inverse = np.float32(127) / max(top, np.float32(1e-30))
+            for j in range(width):
+                c = np.rint(y[j] * inverse)
+                row[j] = np.uint8(np.int32(c) + 128)
+                agreement += np.float64(c) * np.float64(y[j])
+        else:
+            step = STEP * np.float32(np.sqrt(norm / width))
+            inverse = np.float32(1) / max(step, np.float32(1e-30))
+            for j in range(size):
+                row[j] = 0
+            for j in range(width):
+                level = np.floor(y[j] * inverse) + np.float32(8)
+                c = np.int32(min(max(level, np.float32(0)), np.float32(15)))
+                at = (j >> 7 << 6) + (j & 63)
+                row[at] |= np.uint8(c << (4 if j & 64 else 0))
+                agreement += np.float64(2 * c - 15) * np.float64(y[j])
+        tail[0] = np.float32(norm / agreement) if agreement > 0 else np.float32(0)
+        tail[1] = np.float32(norm)
+
+
+@kernel
+def encode_queries(x, out):
+    """Rotated vectors x [n, W] -> queries out uint8 [n, W + 16]."""
+    n, width = x.shape
+    for i in range(n):
+        y, codes = x[i], out[i, :width].view(np.int8)
+        top = np.float32(0)
+        for j in range(width):
+            top = max(top, abs(y[j]))
+        inverse = np.float32(127) / max(top, np.float32(1e-30))
+        total = np.int32(0)
+        for j in range(width):
+            c = np.int8(np.rint(y[j] * inverse))
+            codes[j] = c
+            total += np.int32(c)
+        floats = out[i, width : width + 16].view(np.float32)
+        floats[0] = top / np.float32(127)
+        floats[2] = np.float32(_squares(y))
+        floats[3] = np.float32(0)
+        out[i, width + 4 : width + 8].view(np.int32)[0] = total
+
+
+@inline
+def row_as_query(row, kind, width, out):
+    """A stored row (uint8, its codes and tail) in the form of a query (uint8 [W + 16]), exactly what it stands for."""
+    codes, floats = out[:width].view(np.int8), out[width : width + 16].view(np.float32)
+    total = np.int32(0)
+    if kind == INT8:
+        for j in range(width):
+            codes[j] = np.int8(np.int32(row[j]) - 128)
+        size = width
+    else:
+        size = width // 2
+        for block in range(0, size, 64):
+            for j in range(64):
+                codes[2 * block + j] = np.int8(2 * np.int32(row[block + j] & 15) - 15)
+            for j in range(64):
+                codes[2 * block + 64 + j] = np.int8(2 * np.int32(row[block + j] >> 4) - 15)
+    for j in range(width):
+        total += np.int32(codes[j])
+    tail = row[size : size + 8].view(np.float32)
+    floats[0], floats[2] = tail[0], tail[1]
+    out[width + 4 : width + 8].view(np.int32)[0] = total
+
+
+def _products(unpack):
+    """An intrinsic `(a, b, c, d, query, n)`: sums of codes times the query's bytes for four rows, exact int32.
+
+    unpack(builder, row address, query address, index) yields pairs of (64 codes, 64 bytes of the query) for 64 bytes of
+    the row, of which there are n.
+    """
+
+    @intrinsic
+    def products(typing_context, a, b, c, d, query, n):
+        def generate(context, builder, signature, args):
+            e = builder
+            *rows, query, n = args
+            with Loop(e, n, [Lanes(e, simd.zero_ints())] * 4, step=64) as loop:
+                sums = []
+                for row, total in zip(rows, loop.carried, strict=True):
+                    value = total.value
+                    for codes, signed in unpack(e, row, query, loop.index):
+                        value = simd.dot_bytes(e, value, codes, signed)
+                    sums.append(Lanes(e, value))
+                loop.next(*sums)
+            return context.make_tuple(e, signature.return_type, [simd.sum_ints(e, s.value) for s in loop.results])
+
+        return types.UniTuple(types.int32, 4)(*[ADDRESS] * 6), generate
+
+    return products
+
+
+def _whole(e, row, query, index):
+    yield simd.load_ints(e, e.add(row, index)), simd.load_ints(e, e.add(query, index))
+
+
+def _halves(e, row, query, index):
+    both = simd.load_ints(e, e.add(row, index))
+    mask = simd.ir.Constant(simd.ints, [0x0F0F0F0F] * LANES)
+    at = e.add(query, e.mul(index, i64(2)))
+    yield e.and_(both, mask), simd.load_ints(e, at)
+    shifted = e.lshr(both, simd.ir.Constant(simd.ints, [4] * LANES))
+    yield e.and_(shifted, mask), simd.load_ints(e, at, 64)
+
+
+products8 = _products(_whole)
+products4 = _products(_halves)

@@ -1,0 +1,213 @@
+"""Building the graph of HNSW in batches (Malkov & Yashunin 2016, algorithms 1 and 4), the same on any number of threads.
+
+A batch is a few rows compared with what stands already. First every row of it looks for its neighbours in the graph as
+it was before the batch, and writes its own links (`find_neighbours`). Then every row that gained links takes them in,
+each by itself (`link_back`). In neither step does one row's work see another's, so it can be shared out at will.
+
+Every row but the root has a parent whose link to it is never given up: so every row can be reached from the root.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .cache import inline, kernel
+from .distance import as_query, distances_of
+from .graph import descend, insert_key, key_of, new_stamp, row_of, search_layer, slot_of, with_root
+
+
+@inline
+def _same(table, a, b):
+    for i in range(table.shape[1]):  # noqa: SIM110 - Numba knows no generators
+        if table[a, i] != table[b, i]:
+            return False
+    return True
+
+
+@inline
+def _fits(rows, row, limit, chosen, size, query):
+    """Algorithm 4's test: no row chosen before is nearer to this one than the base is, and none is its duplicate."""
+    for first in range(0, size, 4):
+        block = min(4, size - first)
+        found = distances_of(rows.table, rows.kind, rows.metric, rows.width, chosen, first, block, query)
+        for j in range(block):
+            between = key_of(found[j], 0) >> 32
+            if between < limit or (between == limit and _same(rows.table, row, chosen[first + j])):
+                return False
+    return True
+
+
+@kernel
+def select_neighbours(rows, candidates, count, m, base, parent, chosen, scratch_query):
+    """Algorithm 4: of `count` sorted keys up to m rows into `chosen`; returns how many. Children of `base` always.
+
+    Of exact duplicates only one is chosen, so they cannot fill a list and seal it off.
+    """
+    owed = 0
+    for i in range(count):
+        owed += np.int64(parent[row_of(candidates[i])] == base)
+    size = 0
+    for i in range(count):
+        row = row_of(candidates[i])
+        child = parent[row] == base
+        if child:
+            owed -= 1
+        elif size + owed >= m:
+            continue
+        else:
+            query = as_query(rows.table, rows.kind, rows.width, row, scratch_query)
+            if not _fits(rows, row, candidates[i] >> 32, chosen, size, query):
+                continue
+        chosen[size] = row
+        size += 1
+        if size == m:
+            break
+    return size
+
+
+@kernel
+def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, scratch, scratch_query):
+    """Algorithm 1 up to the links of the new rows first .. last-1 themselves, in the graph of the first `count` rows.
+
+    live [count]: rows that may be linked to.
+    """
+    chosen = np.empty(m + 1, np.int32)
+    query_bytes = np.empty(scratch_query.size, np.uint8)
+    pool = scratch.pool
+    for row in range(first, last):
+        level, top = np.int64(graph.levels[row]), np.int64(graph.levels[entry])
+        query = as_query(rows.table, rows.kind, rows.width, row, query_bytes)
+        descend(rows, graph, count, query, entry, level, scratch)
+        size = 1
+        for layer in range(min(level, top), -1, -1):
+            table = graph.links if layer == 0 else graph.upper
+            if layer == 0:
+                size = with_root(rows, query, root, ef, size, scratch)
+            size = search_layer(rows, table, graph.offsets, layer, count, query, ef, size, scratch)
+            picked = 0
+            for j in range(size):
+                pool[j] &= ~np.int64(1)
+                candidate = row_of(pool[j])
+                if live[candidate] and picked < m:
+                    other = as_query(rows.table, rows.kind, rows.width, candidate, scratch_query)
+                    if _fits(rows, candidate, pool[j] >> 32, chosen, picked, other):
+                        chosen[picked] = candidate
+                        picked += 1
+            mine = table[slot_of(row, layer, graph.offsets)]
+            mine[:picked] = chosen[:picked]
+            mine[picked:] = -1
+
+
+@kernel
+def adopt(links, first, last, limit, parent, children, live, spare):
+    """Gives each new row a parent: the nearest of its neighbours with fewer than `limit` children.
+
+    Where all have as many, the next live row from `spare` on that has not; returns the new `spare`.
+    """
+    for row in range(first, last):
+        parent[row] = -1
+        for j in range(links.shape[1]):
+            host = links[row, j]
+            if host < 0:
+                break
+            if children[host] < limit:
+                parent[row] = host
+                break
+        while parent[row] < 0:
+            if live[spare] and children[spare] < limit:
+                parent[row] = spare
+            else:
+                spare += 1
+        children[parent[row]] += 1
+    return spare
+
+
+@kernel
+def link_back(rows, table, slots, targets, sources, starts, first, last, parent, scratch_query):
+    """Row targets[i] gains links to sources[starts[i] : starts[i + 1]], for i in first .. last-1; its list of links is
+    table[slots[i]]. A list that would overflow is chosen anew."""
+    capacity = table.shape[1]
+    most = 0
+    for i in range(first, last):
+        most = max(most, starts[i + 1] - starts[i])
+    all_of = np.empty(capacity + most, np.int32)
+    keys = np.empty(capacity + most + 1, np.int64)
+    chosen = np.empty(capacity + 1, np.int32)
+    query_bytes = np.empty(scratch_query.size, np.uint8)
+    for i in range(first, last):
+        mine, node = table[slots[i]], targets[i]
+        count = 0
+        while count < capacity and mine[count] >= 0:
+            all_of[count] = mine[count]
+            count += 1
+        held = count
+        for j in range(starts[i], starts[i + 1]):
+            known = False
+            for h in range(count):
+                known |= all_of[h] == sources[j]
+            if not known:
+                all_of[count] = sources[j]
+                count += 1
+        if count <= capacity:
+            for j in range(held, count):
+                mine[j] = all_of[j]
+            continue
+        query = as_query(rows.table, rows.kind, rows.width, node, query_bytes)
+        size = 0
+        for at in range(0, count, 4):
+            block = min(4, count - at)
+            found = distances_of(rows.table, rows.kind, rows.metric, rows.width, all_of, at, block, query)
+            for j in range(block):
+                _, size = insert_key(keys, size, count, key_of(found[j], all_of[at + j]))
+        size = select_neighbours(rows, keys, size, capacity, node, parent, chosen, scratch_query)
+        mine[:size] = chosen[:size]
+        mine[size:] = -1
+
+
+@kernel
+def bypass(rows, table, offsets, level, owners, first, last, live, scratch, fresh_table, scratch_query):
+    """New links for the rows owners[first : last], some of whose links lead to removed rows: chosen by algorithm 4 from
+    their live neighbours and those that can be reached through removed ones.
+
+    Reads `table`, writes `fresh_table`, so the order of the rows does not matter.
+    """
+    capacity = table.shape[1]
+    most = scratch.pool.size - 1
+    orphans = np.full(live.size, -2, np.int32)
+    chosen = np.empty(capacity + 1, np.int32)
+    query_bytes = np.empty(scratch_query.size, np.uint8)
+    todo = np.empty(most, np.int32)
+    found_rows = np.empty(most, np.int32)
+    for i in range(first, last):
+        node = owners[i]
+        stamp = new_stamp(scratch)
+        scratch.visited[node] = stamp
+        todo[0] = node
+        head, tail, count = 0, 1, 0
+        while head < tail and count < most:
+            neighbours = table[slot_of(todo[head], level, offsets)]
+            head += 1
+            for j in range(capacity):
+                row = neighbours[j]
+                if row < 0:
+                    break
+                if scratch.visited[row] != stamp:
+                    scratch.visited[row] = stamp
+                    if live[row]:
+                        if count < most:
+                            found_rows[count] = row
+                            count += 1
+                    elif tail < most:
+                        todo[tail] = row
+                        tail += 1
+        query = as_query(rows.table, rows.kind, rows.width, node, query_bytes)
+        size = 0
+        for at in range(0, count, 4):
+            block = min(4, count - at)
+            found = distances_of(rows.table, rows.kind, rows.metric, rows.width, found_rows, at, block, query)
+            for j in range(block):
+                _, size = insert_key(scratch.pool, size, most, key_of(found[j], found_rows[at + j]))
+        size = select_neighbours(rows, scratch.pool, size, capacity, node, orphans, chosen, scratch_query)
+        mine = fresh_table[slot_of(node, level, offsets)]
+        mine[:size] = chosen[:size]
+        mine[size:] = -1
