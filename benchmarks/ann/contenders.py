@@ -183,7 +183,7 @@ class Faiss(Contender):
         import faiss
 
         faiss.omp_set_num_threads(threads)
-        self.index = faiss.downcast_index(faiss.read_index(str(path)))
+        self.index = faiss.read_index(str(path))
 
 
 class Usearch(Contender):
