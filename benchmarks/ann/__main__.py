@@ -33,10 +33,10 @@ def workloads(arguments: argparse.Namespace) -> Iterator[Workload]:
         yield data.files(arguments.vectors, arguments.queries)
         return
     if arguments.large:
-        yield data.synthetic(1_000_000, 96)
+        yield data.synthetic(1_000_000, 96, arguments.latent or data.LATENT)
         return
     if not arguments.no_synthetic:
-        yield data.synthetic(100_000, 384)
+        yield data.synthetic(100_000, 384, arguments.latent or data.LATENT)
     if arguments.data:
         yield data.real(arguments.data)
 
@@ -90,6 +90,9 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, metavar="X.npy", help="these vectors instead, with --queries")
     parser.add_argument("--queries", type=Path, metavar="Q.npy")
     parser.add_argument("--large", action="store_true", help="1,000,000 × 96 synthetic vectors instead")
+    parser.add_argument(
+        "--latent", type=int, metavar="L", help="latent dimensions of the synthetic vectors, default 28"
+    )
     parser.add_argument("--no-synthetic", action="store_true", help="with --data: leave the synthetic vectors out")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="more than 1: measure scaling (see above)")
     parser.add_argument("--only", type=_names, metavar="NAMES", help="contenders whose name contains one of these")
@@ -106,6 +109,8 @@ def main() -> None:
         parser.error("--no-synthetic leaves nothing to search: pass --data DIR as well")
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"--parts {','.join(sorted(unknown))}: not one of {', '.join(PARTS)}")
+    if arguments.latent is not None and arguments.latent < 1:
+        parser.error("--latent must be at least 1")
     if arguments.threads < 1 or arguments.rounds < 1:
         parser.error("--threads and --rounds must be at least 1")
     limit_threads(arguments.threads)

@@ -41,10 +41,18 @@ class Workload:
         return len(self.vectors)
 
 
-def synthetic(count: int, dim: int, seed: int = 0) -> Workload:
+LATENT = 28  # dimensions of the surface near which synthetic vectors lie; more are harder to search
+
+
+def synthetic(count: int, dim: int, latent: int = LATENT) -> Workload:
     """`count` made-up vectors and 1,000 queries from the same distribution."""
-    name = f"synthetic-{count}x{dim}" + (f"-{seed}" if seed else "")
-    return _kept(name, f"{count:,} × {dim} synthetic", lambda: _split(manifold(count + QUERIES, dim, seed), count))
+    name = f"synthetic-{count}x{dim}" + (f"-latent{latent}" if latent != LATENT else "")
+
+    def make() -> tuple[Floats, Floats]:
+        x = manifold(count + QUERIES, dim, latent=latent)
+        return x[:count], x[count:]
+
+    return _kept(name, f"{count:,} × {dim} synthetic, {latent} latent dimensions", make)
 
 
 def real(folder: Path, count: int = 100_000) -> Workload:
@@ -103,7 +111,7 @@ def exact(vectors: Floats, queries: Floats, k: int) -> Ints:
     return found
 
 
-def manifold(count: int, dim: int, seed: int = 0, latent: int = 28, clusters: int = 2000) -> Floats:
+def manifold(count: int, dim: int, seed: int = 0, latent: int = LATENT, clusters: int = 2000) -> Floats:
     """Unit vectors [count, dim] near a curved surface of `latent` dimensions, in clusters of unequal size and width.
 
     Clusters gather around 50 themes, as topics do; a random two-layer network bends their space into `dim` dimensions;
@@ -129,10 +137,6 @@ def manifold(count: int, dim: int, seed: int = 0, latent: int = 28, clusters: in
         some[:] = np.tanh(z @ hidden + bias) @ output
         some += some.std() * (mean + 0.25 * normal(len(some), dim))
     return unit_rows(x)
-
-
-def _split(x: Floats, count: int) -> tuple[Floats, Floats]:
-    return x[:count], x[count:]
 
 
 def intrinsic_dimension(work: Workload, k: int = 20) -> float:
