@@ -104,13 +104,14 @@ def _ratios(found: list[dict[str, Any]], name: str) -> Iterator[str]:
 def _exact(found: list[dict[str, Any]], name: str) -> Iterator[str]:
     rows = []
     for r in found:
-        over = r["over"].get("faiss Flat")
+        peers = [x for other, x in r["over"].items() if other.startswith("faiss") and other != r["name"]]
+        over = min(peers, key=lambda x: x.median, default=None)  # the faster of its ways
         goal = EXACT.get(r["queries"]) if name in GOALS and r["name"].startswith("minibi") else None
         rows.append(
             (r["queries"], r["name"], r["ms"], f"{r['recall']:.4f}", over, _goal(over.median, goal) if over else "")
         )
     yield "Exact search, milliseconds per query"
-    yield table(("queries", "", "ms", "recall@10", "× faiss Flat", "goal"), rows, left=2)
+    yield table(("queries", "", "ms", "recall@10", "× the faster faiss", "goal"), rows, left=2)
 
 
 def _filters(found: list[dict[str, Any]], name: str) -> Iterator[str]:
