@@ -1,6 +1,7 @@
 """A ranking: what one search says of one query, ids with scores, larger is better.
 
 Searches come with hits, with a pair (ids, scores) or with a mapping id -> score; all become a dict, best first.
+Nothing here knows what a hit is, but that it has an id and a score.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ Ranking = dict[Id, float]
 def as_ranking(found: Any, name: str = "the ranking") -> Ranking:
     """`found` as {id: score}, best first, equal scores by smaller id.
 
-    found: an object with `ids` and `scores`, a pair (ids, scores), or a mapping. An id that occurs twice keeps its
-    better score; the id -1, which indexes return for "none", is passed over. `name` is for messages. InputError for
-    anything else, ids that are neither all strings nor all integers, and scores that are NaN or no numbers.
+    found: an object with `ids` and `scores`, a list of objects with `id` and `score`, a pair (ids, scores), or a
+    mapping. An id that occurs twice
+    keeps its better score; the id -1, which indexes return for "none", is passed over. `name` is for messages.
+    InputError for anything else, ids neither all strings nor all integers, and scores that are NaN or no numbers.
     """
     if isinstance(found, Mapping):
         ids, scores = list(found), list(found.values())
     else:
         if hasattr(found, "ids") and hasattr(found, "scores"):
             found = (found.ids, found.scores)
+        elif isinstance(found, (tuple, list)) and all(hasattr(hit, "id") and hasattr(hit, "score") for hit in found):
+            found = ([hit.id for hit in found], [hit.score for hit in found])
         if not isinstance(found, (tuple, list)) or len(found) != 2:
             raise InputError(f"{name} must have ids and scores, be a pair of them, or map ids to scores")
         ids, scores = (x.tolist() if isinstance(x, np.ndarray) else list(x) for x in found)

@@ -53,6 +53,11 @@ def write_run(path: Folder, run: Run, tag: str = "minibi") -> None:
     Queries without hits leave no line. InputError for ids that hold blanks or are empty, for which the format has no
     place, and for scores that are no numbers.
     """
+    _write(path, format_run(run, tag))
+
+
+def format_run(run: Run, tag: str = "minibi") -> str:
+    """The lines of `write_run`. Raises InputError."""
     _check_ids([tag], "tag")
     _check_ids(run, "query id")
     lines = []
@@ -60,7 +65,7 @@ def write_run(path: Folder, run: Run, tag: str = "minibi") -> None:
         ranked = rank_hits(scores, query)
         _check_ids(ranked, "document id")
         lines += [f"{query} Q0 {doc} {rank} {float(scores[doc])!r} {tag}\n" for rank, doc in enumerate(ranked, 1)]
-    _write(path, lines)
+    return "".join(lines)
 
 
 def write_qrels(path: Folder, qrels: Qrels) -> None:
@@ -70,7 +75,7 @@ def write_qrels(path: Folder, qrels: Qrels) -> None:
     for query, judged in qrels.items():
         _check_ids(judged, "document id")
         lines += [f"{query} 0 {doc} {int(relevance)}\n" for doc, relevance in judged.items()]
-    _write(path, lines)
+    _write(path, "".join(lines))
 
 
 def _check_ids(ids: Iterable[str], what: str) -> None:
@@ -81,9 +86,9 @@ def _check_ids(ids: Iterable[str], what: str) -> None:
             )
 
 
-def _write(path: Folder, lines: list[str]) -> None:
+def _write(path: Folder, text: str) -> None:
     try:
-        data = "".join(lines).encode()
+        data = text.encode()
     except UnicodeEncodeError as e:
         raise InputError(f"an id holds half a surrogate pair, which is no text: {e.reason}") from None
     path = Path(path)
