@@ -21,10 +21,10 @@ Ranking = dict[Id, float]
 def as_ranking(found: Any, name: str = "the ranking") -> Ranking:
     """`found` as {id: score}, best first, equal scores by smaller id.
 
-    found: an object with `ids` and `scores`, a list of objects with `id` and `score`, a pair (ids, scores), or a
-    mapping. An id that occurs twice
-    keeps its better score; the id -1, which indexes return for "none", is passed over. `name` is for messages.
-    InputError for anything else, ids neither all strings nor all integers, and scores that are NaN or no numbers.
+    found: an object with `ids` and `scores`, a list of objects with `id` and `score`, a pair (ids, scores), a mapping,
+    or what an index's `search` returns for one query. An id that occurs twice keeps its better score; the id -1, which
+    indexes return for "none", is passed over. `name` is for messages. InputError for anything else, ids neither all
+    strings nor all integers, and scores that are NaN or no numbers.
     """
     if isinstance(found, Mapping):
         ids, scores = list(found), list(found.values())
@@ -33,6 +33,7 @@ def as_ranking(found: Any, name: str = "the ranking") -> Ranking:
             found = (found.ids, found.scores)
         elif isinstance(found, (tuple, list)) and all(hasattr(hit, "id") and hasattr(hit, "score") for hit in found):
             found = ([hit.id for hit in found], [hit.score for hit in found])
+        found = _of_index(found)
         if not isinstance(found, (tuple, list)) or len(found) != 2:
             raise InputError(f"{name} must have ids and scores, be a pair of them, or map ids to scores")
         ids, scores = (x.tolist() if isinstance(x, np.ndarray) else list(x) for x in found)
@@ -55,3 +56,11 @@ def as_ranking(found: Any, name: str = "the ranking") -> Ranking:
     if len({isinstance(id, str) for id in best}) == 2:
         raise InputError(f"{name} mixes ids that are strings with ids that are integers: use one kind")
     return dict(sorted(best.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _of_index(found: Any) -> Any:
+    """An index gives (scores, ids), arrays [1, k] of floats and integers: turned round, since ids are never floats."""
+    if isinstance(found, tuple) and len(found) == 2 and all(isinstance(x, np.ndarray) for x in found):
+        first, second = (x[0] if x.ndim == 2 and len(x) == 1 else x for x in found)
+        return (second, first) if (first.dtype.kind, second.dtype.kind) == ("f", "i") else (first, second)
+    return found

@@ -5,9 +5,10 @@
                   weights={"dense": 0.7, "bm25": 0.3})                        # needs scores; better once tuned
     tuned = tune({"dense": run_a, "bm25": run_b}, qrels, "ndcg@10", held_out=0.5);  hits = tuned({"dense": …, …})
 
-A ranking is hits, a pair (ids, scores) or a mapping id -> score; rankings may have different lengths, be empty, and
-hold an id twice (its better score counts). Equal scores rank by smaller id, before and after fusion, so the order of
-the input decides nothing. Every hit explains itself: rank, score and contribution of each retriever.
+A ranking is hits, a pair (ids, scores), a mapping id -> score, or what an index returned for one query; rankings may
+have different lengths, be empty, and hold an id twice (its better score counts). Equal scores rank by smaller id,
+before and after fusion, so the order of the input decides nothing. Every hit explains itself: rank, score and
+contribution of each retriever.
 
 Reciprocal rank fusion: Cormack, Clarke & Büttcher, SIGIR 2009. Convex combination, and why it beats the former with a
 handful of judged queries: Bruch, Gai & Ingber, An analysis of fusion functions for hybrid retrieval, TOIS 2023.

@@ -73,7 +73,22 @@ def test_the_three_forms_of_a_ranking():
     assert list(as_ranking((["c", "a", "b"], np.float32([1, 1, 2])))) == list(expected)
     assert list(as_ranking(SimpleNamespace(ids=np.array(["c", "a", "b"]), scores=[1, 1, 2]))) == list(expected)
     assert as_ranking((np.array([7, -1, 7, 3]), [0.5, -math.inf, 0.75, 0.75])) == {3: 0.75, 7: 0.75}
-    assert as_ranking({}) == as_ranking(([], [])) == {}
+    assert as_ranking({}) == as_ranking(([], [])) == as_ranking([]) == {}
+    assert as_ranking([SimpleNamespace(id="a", score=1.0), SimpleNamespace(id="b", score=2.0)]) == {"b": 2.0, "a": 1.0}
+
+
+def test_what_an_index_returns_is_a_ranking():
+    from minibi import FlatIndex
+
+    index = FlatIndex(2)
+    index.add([[1.0, 0.0], [0.0, 1.0], [3.0, 3.0]], ids=[5, 6, 7])
+    expected = {5: 1.0, 7: pytest.approx(0.5**0.5), 6: 0.0}
+    for found in (index.search([1.0, 0.0], 9), tuple(x[0] for x in index.search([1.0, 0.0], 9))):
+        assert as_ranking(found) == expected and list(as_ranking(found)) == [5, 7, 6]
+    assert as_ranking((np.array([1, 2]), np.float32([0.5, 0.75]))) == {2: 0.75, 1: 0.5}
+    assert as_ranking((np.array([1, 2]), np.array([3, 4]))) == {2: 4.0, 1: 3.0}
+    with pytest.raises(InputError, match="score"):
+        as_ranking(index.search([[1.0, 0.0], [0.0, 1.0]], 2))
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.floats(allow_nan=False)), max_size=20), st.randoms())
