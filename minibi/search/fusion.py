@@ -173,17 +173,21 @@ def _fuse(
     table = _Table.of(rankings, depth)
     sums, contributions = _weighted(method.parts(table), w)
     known: dict[Id, Hit] = {}
-    for found in reversed(rankings.values()):  # the first retriever's view of a hit is kept
-        known.update(as_hits(found))
+    for found in rankings.values():
+        for id, hit in as_hits(found).items():
+            if id not in known or (hit.text and not known[id].text):  # the first view of a hit that has its text
+                known[id] = hit
+    order = np.argsort(-sums, kind="stable")[:top_k]
+    columns = (table.ranks[:, order].T, table.scores[:, order].T, contributions[:, order].T)
     hits = []
-    for i in np.argsort(-sums, kind="stable")[:top_k].tolist():
-        seen = zip(table.names, table.ranks[:, i], table.scores[:, i], contributions[:, i], strict=True)
+    for i, total, *seen in zip(order.tolist(), sums[order].tolist(), *(c.tolist() for c in columns), strict=True):
         evidence = tuple(
-            Evidence(name, int(rank) or None, float(score) if rank else None, float(part))
-            for name, rank, score, part in seen
+            Evidence(name, rank or None, score if rank else None, part)
+            for name, rank, score, part in zip(table.names, *seen, strict=True)
         )
         id = table.ids[i]
-        hits.append(replace(known.get(id, Hit(0.0, id=id)), score=float(sums[i]), evidence=evidence))
+        hit = known.get(id)
+        hits.append(replace(hit, score=total, evidence=evidence) if hit else Hit(total, id=id, evidence=evidence))
     query = next((q for r in rankings.values() if (q := getattr(r, "query", ""))), "")
     return Hits(tuple(hits), query, notes=method.notes() | {"weights": dict(zip(table.names, w.tolist(), strict=True))})
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,8 +22,7 @@ from ..errors import InputError
 from ..evaluate.trec import format_run
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What one stage said of one hit."""
 
     stage: str
@@ -75,8 +74,9 @@ class Hit:
 
     def to_dict(self) -> dict[str, Any]:
         fields = asdict(self)
-        if not self.evidence:
-            del fields["evidence"]
+        del fields["evidence"]
+        if self.evidence:
+            fields["evidence"] = [e._asdict() for e in self.evidence]
         return fields
 
 

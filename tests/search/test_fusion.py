@@ -184,6 +184,11 @@ def test_texts_and_places_travel_along():
     hits = reciprocal_rank({"ann": (["a", "c"], [1.0, 0.5]), "dense": dense, "bm25": bm25})
     assert hits.query == "the query"
     assert {h.id: h.text for h in hits} == {"a": "dense text", "b": "only here", "c": ""}
+    without = Hits.of(["b", "a"], [1.0, 0.5])
+    assert {h.id: h.text for h in reciprocal_rank({"ann": without, "bm25": bm25})} == {
+        "a": "bm25 text",
+        "b": "only here",
+    }
     assert hits[0].source == "f.txt"
     assert (dense[0].score, bm25[0].score) == (0.5, 9.0), "what came in is as it was"
 
