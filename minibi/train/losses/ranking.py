@@ -152,8 +152,6 @@ def _checked(
     """The directions, query_to_doc first. Raises InputError."""
     one_of("similarity", similarity, SIMILARITIES)
     one_of("partition_mode", partition_mode, ("joint", "per_direction"))
-    if per_row < 1:
-        raise InputError("info_nce needs queries and positives: pass at least two arrays of embeddings")
     for name in (*directions, *masks):
         one_of("direction", name, DIRECTIONS)
     if "query_to_doc" not in directions or len(set(directions)) < len(directions):
