@@ -143,7 +143,7 @@ def embedding_cases() -> None:
         }.items():
             options = {"labels": labels, "distance": name, "margin": 0.3}
             case(f"{call}_{name}", call, "vectors", options, of(kind(None, metric, margin=0.3), labels))
-        options = {"labels": labels, "distance": name, "margin": None}
+        options = {"labels": labels, "distance": name, "margin": "soft"}
         soft = st.BatchHardSoftMarginTripletLoss(None, metric)
         case(f"batch_hard_soft_{name}", "batch_hard_triplet", "vectors", options, of(soft, labels))
     labels = [1, 0, 0, 1, 0, 1]

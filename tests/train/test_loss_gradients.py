@@ -60,9 +60,9 @@ EMBEDDING_LOSSES = {
         1,
         partial(L.matryoshka(L.embed_distill, [4, 2], truncated=["teacher"]), teacher=normal(2, 5, 4)),
     ),
-    "triplet soft": (3, partial(L.triplet, margin=None)),
-    "triplet soft cosine": (3, partial(L.triplet, margin=None, distance="cosine")),
-    "batch_all soft": (1, partial(L.batch_all_triplet, labels=LABELS, margin=None)),
+    "triplet soft": (3, partial(L.triplet, margin="soft")),
+    "triplet soft cosine": (3, partial(L.triplet, margin="soft", distance="cosine")),
+    "batch_all soft": (1, partial(L.batch_all_triplet, labels=LABELS, margin="soft")),
     "contrastive": (2, partial(L.contrastive, labels=PAIR_LABELS)),
     "contrastive euclidean": (2, partial(L.contrastive, labels=[1, 0, 0.3, 0.5, 0], distance="euclidean", margin=4.0)),
 }
@@ -96,7 +96,7 @@ def test_triplets_in_a_batch(find, distance, seed, margin):
     assume(np.abs(np.abs(d[:, None] - d) - margin).min() > 2e-3)
     check_gradient(partial(find, labels=LABELS, distance=distance, margin=margin), x)
     if find is not L.batch_all_triplet:
-        check_gradient(partial(find, labels=LABELS, distance=distance, margin=None), x)
+        check_gradient(partial(find, labels=LABELS, distance=distance, margin="soft"), x)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])

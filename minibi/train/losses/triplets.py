@@ -1,7 +1,7 @@
 """Triplet losses: an anchor is to be nearer to its positive than to a negative.
 
     margin         max(0, d(a, p) - d(a, n) + margin)                 Schroff et al. 2015 (FaceNet), equation 2
-    soft margin    log(1 + exp(d(a, p) - d(a, n)))                    Hermans et al. 2017, section 2 (margin=None)
+    soft margin    log(1 + exp(d(a, p) - d(a, n)))                    Hermans et al. 2017, section 2 (margin="soft")
 
 Triplets are given (`triplet`), or found in a batch of labelled rows: all of them, the hardest of each anchor, or for
 each pair the semi-hard one. d is the Euclidean distance or 1 - cosine. Choosing is taken as given by the gradient.
@@ -11,7 +11,7 @@ An anchor without a positive or without a negative in the batch has no triplet a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,6 +30,8 @@ from .similarity import (
     softplus,
 )
 
+Margin = float | Literal["soft"]
+
 
 def triplet(
     anchors: Array,
@@ -37,9 +39,9 @@ def triplet(
     negatives: Array,
     *,
     distance: str = "euclidean",
-    margin: float | None = 5.0,
+    margin: Margin = 5.0,
 ) -> Loss:
-    """The mean over given triplets, each array [B, C]. margin=None: soft. Raises InputError."""
+    """The mean over given triplets, each array [B, C]. Raises InputError."""
     a, p, n = as_rows(anchors, positives, negatives)
     _check(distance, margin)
     gap = row_distances(a, p, distance) - row_distances(a, n, distance)
@@ -50,9 +52,7 @@ def triplet(
     return float(losses.mean(dtype=np.float64)), (da + da_n, dp, dn)
 
 
-def batch_all_triplet(
-    embeddings: Array, *, labels: Any, distance: str = "euclidean", margin: float | None = 5.0
-) -> Loss:
+def batch_all_triplet(embeddings: Array, *, labels: Any, distance: str = "euclidean", margin: Margin = 5.0) -> Loss:
     """The mean over all triplets of a batch [B, C] that have a loss at all ("batch all" without the zeros, Hermans et
     al. 2017, equation 6); under a soft margin, over all triplets. labels [B]: equal means positive. Raises InputError.
     """
@@ -71,9 +71,7 @@ def batch_all_triplet(
     return _in_batch(embeddings, labels, distance, margin, every)
 
 
-def batch_hard_triplet(
-    embeddings: Array, *, labels: Any, distance: str = "euclidean", margin: float | None = 5.0
-) -> Loss:
+def batch_hard_triplet(embeddings: Array, *, labels: Any, distance: str = "euclidean", margin: Margin = 5.0) -> Loss:
     """The mean over anchors of the triplet of the farthest positive and the nearest negative (Hermans et al. 2017,
     equation 5). embeddings [B, C], labels [B]. Raises InputError.
     """
@@ -88,7 +86,7 @@ def batch_hard_triplet(
 
 
 def batch_semi_hard_triplet(
-    embeddings: Array, *, labels: Any, distance: str = "euclidean", margin: float | None = 5.0
+    embeddings: Array, *, labels: Any, distance: str = "euclidean", margin: Margin = 5.0
 ) -> Loss:
     """The mean over pairs of anchor and positive with the nearest negative beyond the positive (Schroff et al. 2015,
     equation 4), or with the farthest negative where none is beyond. embeddings [B, C], labels [B]. Raises InputError.
@@ -107,7 +105,7 @@ def batch_semi_hard_triplet(
 Choose = Callable[[Array, Array, Array], tuple[float, Array]]  # distances, same, other [B, B] -> loss, its gradient
 
 
-def _in_batch(embeddings: Array, labels: Any, distance: str, margin: float | None, choose: Choose) -> Loss:
+def _in_batch(embeddings: Array, labels: Any, distance: str, margin: Margin, choose: Choose) -> Loss:
     (x,) = as_rows(embeddings)
     _check(distance, margin)
     labels = np.asarray(labels)
@@ -118,7 +116,7 @@ def _in_batch(embeddings: Array, labels: Any, distance: str, margin: float | Non
     return float(loss), (all_distances_grad(dd, x, distance),)
 
 
-def _chosen(d: Array, a: Array, p: Array, n: Array, margin: float | None) -> tuple[float, Array]:
+def _chosen(d: Array, a: Array, p: Array, n: Array, margin: Margin) -> tuple[float, Array]:
     """The mean over triplets (a, p, n) of row numbers, and its gradient by distances."""
     losses, slope = _hinge(d[a, p] - d[a, n], margin)
     dd = np.zeros_like(d)
@@ -127,15 +125,16 @@ def _chosen(d: Array, a: Array, p: Array, n: Array, margin: float | None) -> tup
     return float(losses.sum()) / max(len(a), 1), dd
 
 
-def _hinge(gap: Array, margin: float | None) -> tuple[Array, Array]:
+def _hinge(gap: Array, margin: Margin) -> tuple[Array, Array]:
     """Each loss of d(a, p) - d(a, n), and its slope."""
-    if margin is None:
+    if margin == "soft":
         return softplus(gap), sigmoid(gap)
     losses = np.maximum(gap + gap.dtype.type(margin), 0)
     return losses, (losses > 0).astype(gap.dtype)
 
 
-def _check(distance: str, margin: float | None) -> None:
+def _check(distance: str, margin: Margin) -> None:
     one_of("distance", distance, DISTANCES)
-    if margin is not None and not 0 <= margin < np.inf:
-        raise InputError(f"margin must be a finite number of at least 0, or None for the soft margin, not {margin!r}")
+    number = isinstance(margin, int | float | np.number) and not isinstance(margin, bool) and 0 <= margin < np.inf
+    if margin != "soft" and not number:
+        raise InputError(f'margin must be "soft" or a finite number of at least 0, not {margin!r}')
