@@ -12,14 +12,13 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import kernel
-from .distance import SQUARED_L2, distance4
 from .matmul import ADDRESS, PANEL, ROWS, multiply_panel
 from .simd import LANES, Loop, i64
 
 
 @intrinsic
 def keep_best(typing_context, products, shifts, n, first, best, number):
-    """Lane by lane: best = max(best, product - shift), and in `number` (float32) which of first, first + 1, … it was."""
+    """Lane by lane: best = max(best, product - shift), and in `number` which of first, first + 1, … it was."""
 
     def generate(context, builder, signature, args):
         e = builder
@@ -81,17 +80,26 @@ def add_rows(x, assignment, sums):
             total[d] += row[d]
 
 
+@intrinsic
+def _square(typing_context, x, y, n):
+    """|x - y|^2 over n floats at two addresses, n a multiple of 16."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x, y, n = args
+        with Loop(e, n, [simd.constant(e, 0.0)], step=LANES) as loop:
+            at = e.mul(loop.index, i64(4))
+            difference = simd.load(e, e.add(x, at)) - simd.load(e, e.add(y, at))
+            loop.next(difference.fma(difference, loop.carried[0]))
+        return simd.sum_lanes(e, loop.results[0])
+
+    return types.float32(ADDRESS, ADDRESS, ADDRESS), generate
+
+
 @kernel
 def nearer(x, centre, distances):
     """distances[t] = min(distances[t], |x[t] - centre|^2). x [T, P], centre [P], P a multiple of 16."""
-    count, width = x.shape
-    base = x.ctypes.data
-    for first in range(0, count, 4):
-        last = min(first + 3, count - 1)
-        rows = (first, min(first + 1, last), min(first + 2, last), last)
-        found = distance4(
-            base + 4 * width * rows[0], base + 4 * width * rows[1], base + 4 * width * rows[2],
-            base + 4 * width * rows[3], centre.ctypes.data, width, SQUARED_L2,
-        )  # fmt: skip
-        for j in range(4):
-            distances[rows[j]] = min(distances[rows[j]], found[j])
+    width = x.shape[1]
+    for t in range(x.shape[0]):
+        found = _square(x.ctypes.data + 4 * width * t, centre.ctypes.data, width)
+        distances[t] = min(distances[t], found)

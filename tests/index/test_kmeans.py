@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -79,7 +81,7 @@ def test_properties(n, seed, spherical, start, data):
 def test_more_steps_never_cost(start):
     x = np.random.default_rng(3).normal(size=(500, 9)).astype(np.float32)
     costs = [inertia(x, *kmeans(x, 20, iterations=i, seed=1, start=start)) for i in range(8)]
-    assert all(b <= a * (1 + 1e-6) for a, b in zip(costs[:-1], costs[1:], strict=True))
+    assert all(b <= a * (1 + 1e-6) for a, b in pairwise(costs))
     assert costs[-1] < 0.9 * costs[0]
 
 
