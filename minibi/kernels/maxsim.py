@@ -36,26 +36,19 @@ def pack_query(query):
     return panels
 
 
-def pack_query8(query):
-    """Query tokens [S, D], D a multiple of four -> (panels of bytes [ceil(S / 16), D / 4, 16, 4], scales, shifts).
+def pack_query8(codes):
+    """Signed bytes of query tokens [S, D], D a multiple of four -> (panels [ceil(S / 16), D / 4, 16, 4], shifts).
 
-    A token's largest magnitude becomes 127. scales, shifts [16 ceil(S / 16)]: what a byte is worth, and 128 times the
-    sum of a token's bytes, to be taken from products with document bytes that were raised by 128.
+    shifts int32 [16 ceil(S / 16)]: 128 times the sum of a token's bytes, to be taken from products with document bytes,
+    which are raised by 128.
     """
-    tokens, dim = query.shape
+    tokens, dim = codes.shape
     count = -(-tokens // LANES)
-    codes, scales = np.zeros((count * LANES, dim), np.int8), np.zeros(count * LANES, np.float32)
-    codes[:tokens], scales[:tokens] = quantize_tokens(query)
+    whole = np.zeros((count * LANES, dim), np.int8)
+    whole[:tokens] = codes
     panels = aligned((count, dim // 4, LANES, 4), np.int8)
-    panels[:] = codes.reshape(count, LANES, dim // 4, 4).transpose(0, 2, 1, 3)
-    return panels, scales, 128 * codes.sum(axis=1, dtype=np.int32)
-
-
-def quantize_tokens(x):
-    """Rows [T, D] -> (signed bytes [T, D], scales [T]): x ~ scale byte, the row's largest magnitude becomes 127."""
-    top = np.abs(x).max(axis=1, initial=0)
-    scales = np.where(top > 1e-35, top / np.float32(127), np.float32(1)).astype(np.float32)
-    return np.rint(x / scales[:, None]).astype(np.int8), scales
+    panels[:] = whole.reshape(count, LANES, dim // 4, 4).transpose(0, 2, 1, 3)
+    return panels, 128 * whole.sum(axis=1, dtype=np.int32)
 
 
 def _rows(e, a, stride, rows):
@@ -197,8 +190,8 @@ def score_halves(vectors, starts, lengths, panels, tokens, out):
 
 
 @kernel
-def score_bytes(codes, scales, starts, lengths, panels, query_scales, shifts, tokens, out):
-    """`score_floats` on bytes: codes uint8 [T, P] (a signed byte + 128), scales [T]; the rest from `pack_query8`."""
+def score_bytes(codes, scales, starts, lengths, panels, shifts, query_scales, out):
+    """`score_floats` on bytes: codes uint8 [T, P] (a signed byte + 128), scales [T]; query_scales [S]."""
     stride = codes.shape[1]
     best = np.empty(panels.shape[0] * LANES, np.float32)
     wide, groups = panels.shape[0], panels.shape[1]
@@ -220,6 +213,6 @@ def score_bytes(codes, scales, starts, lengths, panels, query_scales, shifts, to
                     _raise_one8(a, stride, rows, b, panel, size, groups, shift, here + 64 * v)
                     v += 1
         total = 0.0
-        for t in range(tokens):
+        for t in range(query_scales.size):
             total += np.float64(best[t]) * query_scales[t]
         out[i] = total
