@@ -91,7 +91,7 @@ class ByteCodes:
     """A signed byte per dimension, raised by 128, and a scale per token: its largest magnitude is 127."""
 
     def __init__(self, dim: int):
-        self.dim, self.width = dim, -(-dim // 4) * 4
+        self.dim, self.width = dim, -(-dim // LANES) * LANES
 
     def columns(self) -> dict[str, tuple[Any, tuple[int, ...]]]:
         return {"codes": (np.uint8, (self.width,)), "scales": (np.float32, ())}

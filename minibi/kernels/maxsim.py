@@ -23,10 +23,11 @@ from .simd import LANES, Lanes, Loop, i64
 
 PAIR = 2 if target.has_wide_registers() else 1  # query vectors of a tile
 ROWS = 12 if target.has_wide_registers() else 6  # document tokens of a tile
+UNROLL = 4  # dimensions per turn of the loop
 
 
 def pack_query(query):
-    """Query tokens [S, D] -> panels [ceil(S / 16), D, 16], zeros in the last one."""
+    """Query tokens [S, D], D a multiple of 16 -> panels [ceil(S / 16), D, 16], zeros in the last one."""
     tokens, dim = query.shape
     count = -(-tokens // LANES)
     panels = aligned((count, dim, LANES))
@@ -37,7 +38,7 @@ def pack_query(query):
 
 
 def pack_query8(codes):
-    """Signed bytes of query tokens [S, D], D a multiple of four -> (panels [ceil(S / 16), D / 4, 16, 4], shifts).
+    """Signed bytes of query tokens [S, D], D a multiple of 16 -> (panels [ceil(S / 16), D / 4, 16, 4], shifts).
 
     shifts int32 [16 ceil(S / 16)]: 128 times the sum of a token's bytes, to be taken from products with document bytes,
     which are raised by 128.
@@ -61,7 +62,7 @@ def _rows(e, a, stride, rows):
 def tile(vectors):
     """An intrinsic `(a, stride, rows, panels, size, k, best)`: best = max(best, a @ panels) over up to ROWS rows.
 
-    a: rows of k floats, `stride` bytes apart; panels of `size` bytes each; best: 16 * vectors floats.
+    a: rows of k floats (a multiple of 16), `stride` bytes apart; panels: of `size` bytes; best: 16 * vectors floats.
     """
 
     @intrinsic
@@ -71,13 +72,17 @@ def tile(vectors):
             a, stride, rows, panels, size, k, best = args
             _, row = _rows(e, a, stride, rows)
             panel = [e.add(panels, e.mul(size, i64(j))) for j in range(vectors)]
-            with Loop(e, k, [simd.constant(e, 0.0)] * (ROWS * vectors)) as loop:
+            following = e.add(a, e.mul(stride, i64(ROWS)))
+            with Loop(e, k, [simd.constant(e, 0.0)] * (ROWS * vectors), step=UNROLL) as loop:
                 at, column = e.mul(loop.index, i64(4)), e.mul(loop.index, i64(4 * LANES))
-                columns = [simd.load(e, e.add(p, column)) for p in panel]
-                sums = []
-                for i in range(ROWS):
-                    x = simd.broadcast(e, e.add(row[i], at))
-                    sums += [x.fma(columns[j], loop.carried[i * vectors + j]) for j in range(vectors)]
+                sums = loop.carried
+                for u in range(UNROLL):
+                    simd.prefetch(e, e.add(following, column), 4 * LANES * u)
+                    columns = [simd.load(e, e.add(p, column), 4 * LANES * u) for p in panel]
+                    for i in range(ROWS):
+                        x = simd.broadcast(e, e.add(row[i], at), 4 * u)
+                        for j in range(vectors):
+                            sums[i * vectors + j] = x.fma(columns[j], sums[i * vectors + j])
                 loop.next(*sums)
             for j in range(vectors):
                 top = simd.load(e, best, 64 * j)
@@ -92,7 +97,8 @@ def tile(vectors):
 
 
 def tile8(vectors):
-    """`tile` on bytes: `(a, stride, rows, scales, panels, size, groups, shifts, best)`, k = 4 * groups.
+    """`tile` on bytes: `(a, stride, rows, scales, panels, size, groups, shifts, best)`, k = 4 * groups, a
+    multiple of 16.
 
     a: unsigned bytes; scales: a float for each row; shifts: an int32 for each query token. best is in units of the
     query tokens' scales.
@@ -107,16 +113,18 @@ def tile8(vectors):
             panel = [e.add(panels, e.mul(size, i64(j))) for j in range(vectors)]
             zero = simd.zero_ints()
             begin = [Lanes(e, e.sub(zero, simd.load_ints(e, shifts, 64 * j))) for j in range(vectors)]
-            with Loop(e, groups, begin * ROWS) as loop:
+            following = e.add(a, e.mul(stride, i64(ROWS)))
+            with Loop(e, groups, begin * ROWS, step=UNROLL) as loop:
                 at, column = e.mul(loop.index, i64(4)), e.mul(loop.index, i64(4 * LANES))
-                columns = [simd.load_ints(e, e.add(p, column)) for p in panel]
-                sums = []
-                for i in range(ROWS):
-                    x = simd.broadcast_int(e, e.add(row[i], at))
-                    for j in range(vectors):
-                        total = loop.carried[i * vectors + j].value
-                        sums.append(Lanes(e, simd.dot_bytes(e, total, x, columns[j])))
-                loop.next(*sums)
+                sums = [x.value for x in loop.carried]
+                for u in range(UNROLL):
+                    simd.prefetch(e, e.add(following, column), 4 * LANES * u)
+                    columns = [simd.load_ints(e, e.add(p, column), 4 * LANES * u) for p in panel]
+                    for i in range(ROWS):
+                        x = simd.broadcast_int(e, e.add(row[i], at), 4 * u)
+                        for j in range(vectors):
+                            sums[i * vectors + j] = simd.dot_bytes(e, sums[i * vectors + j], x, columns[j])
+                loop.next(*[Lanes(e, x) for x in sums])
             factors = [simd.broadcast(e, e.add(scales, e.mul(i, i64(4)))) for i in within]
             for j in range(vectors):
                 top = simd.load(e, best, 64 * j)
