@@ -118,13 +118,13 @@ class MultiVectorIndex:
         """The residual codec, once there is one."""
         return self._codes.codec if isinstance(self._codes, Residuals) else None
 
-    def train(self, tokens: Any, iterations: int = 8) -> None:
+    def train(self, tokens: Any, iterations: int = 4) -> None:
         """Learns the residual codec from sample vectors. Raises InputError if there is one already, or none needed."""
         if self.storage != "residual" or self._codes is not None:
             raise InputError("only an empty index with storage='residual' and without a codec can be trained")
         self._codes = self._trained(self._checked(tokens, "sample vectors").vectors, iterations)
 
-    def _trained(self, vectors: Floats, iterations: int = 8) -> Residuals:
+    def _trained(self, vectors: Floats, iterations: int = 4) -> Residuals:
         unit = self.metric == "cosine"
         codec = ResidualCodec.train(
             vectors, self.n_centroids, self.nbits, unit=unit, iterations=iterations, seed=self.seed

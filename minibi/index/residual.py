@@ -22,7 +22,7 @@ from .kmeans import assign, kmeans
 
 LANES = 16
 SAMPLE = 1 << 20  # residual numbers from which the weights are learned
-ROWS_PER_CENTROID = 256  # more do not make better centroids
+ROWS_PER_CENTROID = 64  # more do not make better centroids
 ROWS_PER_STEP = 4096
 NBITS = (1, 2, 4)
 
@@ -43,7 +43,7 @@ class ResidualCodec:
         nbits: int = 2,
         *,
         unit: bool = True,
-        iterations: int = 8,
+        iterations: int = 4,
         seed: int = 0,
         threads: int | None = None,
     ) -> Self:
