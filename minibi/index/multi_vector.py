@@ -30,7 +30,7 @@ from ..errors import FormatError, InputError
 from ..ragged import Ragged, as_ragged
 from ..shapes import Floats, Ints, unit_rows
 from ..store.snapshot import read_snapshot, write_snapshot
-from .multi_vector_search import Lists, View, best, build_lists, candidates, score
+from .multi_vector_search import Filter, Lists, View, best, build_lists, candidates, filtered, score
 from .residual import NBITS, ResidualCodec
 from .token_codes import STORAGES, ByteCodes, Floating, Residuals, Storage, TokenCodes
 
@@ -159,13 +159,14 @@ class MultiVectorIndex:
             return self._forget(_as_ids(ids).tolist())
 
     def search(
-        self, queries: Any, k: int = 10, *, nprobe: int | None = None, depth: int | None = None
+        self, queries: Any, k: int = 10, *, nprobe: int | None = None, depth: int | None = None, filter: Filter = None
     ) -> tuple[Floats, Ints]:
         """The k best documents of each query: (scores [Q, k], ids [Q, k]), best first; behind the last -inf and -1.
 
         queries: a Ragged, a list of matrices [tokens, dim], or one matrix. nprobe: centroids per query vector (default
         4); depth: documents scored in full (default 256, and never less than 4 k). Both matter to residuals alone; as
-        many documents as there are, up to k, are found in any case. Raises InputError.
+        many documents as there are, up to k, are found in any case. filter: the ids that may be found, or a function
+        of an array of ids that returns booleans. Raises InputError.
         """
         k = _whole("k", k, 1)
         nprobe = NPROBE if nprobe is None else _whole("nprobe", nprobe, 1)
@@ -173,7 +174,7 @@ class MultiVectorIndex:
         asked = self._queries(queries)
         scores = np.full((len(asked), k), -np.inf, np.float32)
         ids = np.full((len(asked), k), -1, np.int64)
-        view = self._view()
+        view = filtered(self._view(), filter)
         for i, query in enumerate(asked):
             if not view.alive.any():
                 break

@@ -6,17 +6,21 @@ all their vectors taken for their centroids.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
 from ..shapes import Floats, Ints
 from ..threads import parallel_map
 from .token_codes import Columns, Residuals, Scorer
 
 TOKENS_PER_JOB = 16_384
+Filter = Iterable[int] | Callable[[Ints], Any] | None
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,24 @@ def build_lists(cells: NDArray, lengths: Ints, centroids: int) -> Lists:
     keys = np.unique(cells.astype(np.int64) * count + np.repeat(np.arange(count), lengths))
     starts = np.searchsorted(keys, np.arange(centroids + 1) * count)
     return Lists(starts, (keys % count).astype(np.int32), count)
+
+
+def filtered(view: View, filter: Filter) -> View:
+    """The view with only those documents findable that pass the filter. Raises InputError."""
+    if filter is None:
+        return view
+    if callable(filter):
+        passed = np.asarray(filter(view.ids.copy()))
+        if passed.dtype != bool or passed.shape != view.ids.shape:
+            raise InputError(f"the filter must return {len(view.ids)} booleans, one for each id it was given")
+    else:
+        if isinstance(filter, (str, bytes)) or not isinstance(filter, Iterable):
+            raise InputError("filter must be ids, or a function of an array of ids that returns booleans")
+        wanted = np.asarray(filter if isinstance(filter, np.ndarray) else list(filter))
+        if wanted.size and (wanted.dtype.kind not in "iu" or wanted.ndim != 1):
+            raise InputError(f"filter must be ids in one row, not {wanted.dtype} {list(wanted.shape)}")
+        passed = np.isin(view.ids, wanted)
+    return replace(view, alive=view.alive & passed)
 
 
 def candidates(view: View, codes: Residuals, query: Floats, k: int, nprobe: int, depth: int) -> Ints:

@@ -193,6 +193,24 @@ def test_as_many_as_there_are():
     assert ((ids >= 0).sum(axis=1) == full).all() and (scores[:, full:] == -np.inf).all()
 
 
+def test_filter(way):
+    index = MultiVectorIndex(DIM, **way)
+    index.add(texts(60), np.arange(60) * 2)
+    wanted = [0, 8, 20, 21, 40, 118]
+    everything = index.search(questions(), 60, **ALL)
+    for filter in (wanted, set(wanted), np.array(wanted), lambda ids: np.isin(ids, wanted)):
+        scores, ids = index.search(questions(), 6, filter=filter, nprobe=1)
+        for row in range(3):
+            kept = np.isin(everything[1][row], wanted)
+            assert ids[row][: kept.sum()].tolist() == everything[1][row][kept].tolist()
+            assert (ids[row][kept.sum() :] == -1).all()
+            assert (scores[row][: kept.sum()] == everything[0][row][kept]).all()
+    assert (index.search(questions(), 3, filter=[])[1] == -1).all()
+    for wrong in ("text", 3, [1.5], np.ones((2, 2), int), lambda ids: ids):
+        with pytest.raises(InputError, match="filter"):
+            index.search(questions(), 3, filter=wrong)
+
+
 def test_ties_go_to_the_smaller_id(way):
     index = MultiVectorIndex(DIM, **way)
     one = texts(1, seed=4)[0] if len(texts(1, seed=4)[0]) else np.ones((2, DIM), np.float32)
