@@ -77,8 +77,10 @@ class LateInteraction:
                 raise ModelError(f"a length of {asked} exceeds the model's {self.config.positions} positions")
         self.settings = found.settings.with_options(
             self.folder,
-            query_length=query_length or min(found.settings.query_length or limit, limit),
-            document_length=document_length or min(found.settings.document_length or limit, limit),
+            query_length=query_length if query_length is not None else min(found.settings.query_length or limit, limit),
+            document_length=document_length
+            if document_length is not None
+            else min(found.settings.document_length or limit, limit),
             do_query_expansion=do_query_expansion,
             attend_to_expansion_tokens=attend_to_expansion_tokens,
             skiplist_words=skiplist_words,

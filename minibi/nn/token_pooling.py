@@ -41,31 +41,16 @@ def ward(x: Floats, clusters: int) -> Ints:
     wide = x.astype(np.float64)
     squares = np.square(wide).sum(axis=1)
     cost = np.maximum(squares[:, None] + squares[None] - 2 * (wide @ wide.T), 0) / 2
-    cost[np.tril_indices(n)] = np.inf  # a pair i < j stands once, in row i
+    np.fill_diagonal(cost, np.inf)
     sizes = np.ones(n)
-    parent = np.arange(n)
-    best = np.argmin(cost, axis=1)  # the cheapest partner in each row
-    price = cost[np.arange(n), best]
+    owner = np.arange(n)  # a cluster is known by its first row
     for _ in range(n - clusters):
-        i = int(np.argmin(price))
-        j = int(best[i])
+        i, j = divmod(int(np.argmin(cost)), n)  # i < j: a pair stands twice, and this way first
         a, b = sizes[i], sizes[j]
-        to_i = np.minimum(cost[i], cost[:, i])  # the costs with every other cluster, wherever they stand
-        to_j = np.minimum(cost[j], cost[:, j])
-        merged = ((a + sizes) * to_i + (b + sizes) * to_j - sizes * cost[i, j]) / (a + b + sizes)
-        merged[[i, j]] = np.inf
-        sizes[i] += b
-        parent[parent == j] = i
+        row = ((a + sizes) * cost[i] + (b + sizes) * cost[j] - sizes * cost[i, j]) / (a + b + sizes)
+        row[i] = np.inf
+        cost[i], cost[:, i] = row, row
         cost[j], cost[:, j] = np.inf, np.inf
-        price[j] = np.inf
-        alive = np.isfinite(merged)
-        cost[i, i + 1 :] = np.where(alive, merged, np.inf)[i + 1 :]
-        cost[:i, i] = np.where(alive, merged, np.inf)[:i]
-        stale = np.flatnonzero((best == j) | (best == i))
-        for row in {i, *stale.tolist()}:
-            best[row] = np.argmin(cost[row])
-            price[row] = cost[row, best[row]]
-        better = np.flatnonzero(cost[:i, i] < price[:i])
-        best[better], price[better] = i, cost[better, i]
-    first = np.unique(parent, return_inverse=True)[1]
-    return first.reshape(-1).astype(np.int64)
+        sizes[i] += b
+        owner[owner == j] = i
+    return np.unique(owner, return_inverse=True)[1].reshape(-1).astype(np.int64)

@@ -203,8 +203,9 @@ def test_refused_folders(folder, golden):
         modules.write_text(json.dumps([e | (change if j == i else {}) for j, e in enumerate(entries)]))
         with pytest.raises(ModelError, match=words):
             LateInteraction(place)
-    with pytest.raises(ModelError, match="exceeds"):
-        LateInteraction(golden / "tiny-colbert", query_length=65)
+    for length, words in ((65, "exceeds"), (0, "at least 4")):
+        with pytest.raises(ModelError, match=words):
+            LateInteraction(golden / "tiny-colbert", query_length=length)
 
 
 def test_colbert_metadata(folder):
