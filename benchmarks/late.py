@@ -147,10 +147,10 @@ def storage(widths: tuple[int, ...]) -> list[dict[str, Any]]:
     for dim in widths:
         documents, queries = at_width(dim)
         ways: list[tuple[str, dict[str, Any], int]] = [("float32", {"storage": "float32"}, 1)]
-        ways += [("int8", {"storage": "int8"}, 1)]
-        ways += [(f"residual, {n} bits", {"storage": "residual", "nbits": n}, 1) for n in (1, 2, 4)]
+        ways += [(f"residual, {n} bits", {"storage": "residual", "nbits": n}, 1) for n in (2, 1, 4)]
         ways += [("residual, 2 bits, half the vectors", {"storage": "residual", "nbits": 2}, 2)]
-        for name, options, factor in ways if dim < 256 else [ways[0], ways[3]]:
+        ways += [("int8", {"storage": "int8"}, 1)]
+        for name, options, factor in ways if dim < 256 else ways[:2]:
             say(f"{dim} dimensions, {name}")
             kept = documents
             if factor > 1:

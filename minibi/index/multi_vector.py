@@ -36,7 +36,7 @@ from .token_codes import STORAGES, ByteCodes, Floating, Residuals, Storage, Toke
 
 METRICS = ("cosine", "ip")
 TAIL = 32_768  # tokens that may wait outside the inverted lists
-NPROBE, LEAST_DEPTH = 4, 256
+NPROBE, LEAST_DEPTH = 2, 256
 
 
 class MultiVectorIndex:
@@ -164,7 +164,7 @@ class MultiVectorIndex:
         """The k best documents of each query: (scores [Q, k], ids [Q, k]), best first; behind the last -inf and -1.
 
         queries: a Ragged, a list of matrices [tokens, dim], or one matrix. nprobe: centroids per query vector (default
-        4); depth: documents scored in full (default 256, and never less than 4 k). Both matter to residuals alone; as
+        2); depth: documents scored in full (default 256, and never less than 4 k). Both matter to residuals alone; as
         many documents as there are, up to k, are found in any case. filter: the ids that may be found, or a function
         of an array of ids that returns booleans. Raises InputError.
         """

@@ -148,7 +148,7 @@ class Residuals:
         def score(columns: Columns, starts: Ints, lengths: Ints) -> Floats:
             out = np.empty(len(starts), np.float32)
             residual.score(
-                columns["cells"], columns["codes"], codec.padded, codec.table, codec.dim, codec.unit,
+                columns["cells"], columns["codes"], codec.padded, codec.weights, codec.dim, codec.unit,
                 starts, lengths, panels, len(query), out,
             )  # fmt: skip
             return out

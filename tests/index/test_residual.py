@@ -28,7 +28,7 @@ def test_decoded_by_the_formula(dim, nbits, unit, seed):
     x = sample(120, dim, seed, unit)
     codec = ResidualCodec.train(x, 5, nbits, unit=unit, iterations=2, seed=seed)
     cells, codes = codec.encode(x)
-    assert codec.nbits == nbits and codes.shape == (120, -(-dim * nbits // 8)) and codes.dtype == np.uint8
+    assert codec.nbits == nbits and codes.shape == (120, -(-dim // 16) * 2 * nbits) and codes.dtype == np.uint8
     residuals = x - codec.centroids[cells]
     nearest = codec.weights[np.abs(residuals[:, :, None] - codec.weights).argmin(axis=2)]
     ties = np.isclose(residuals[:, :, None], codec.cutoffs, atol=1e-6).any(axis=(1, 2))

@@ -118,13 +118,15 @@ def test_error_of_bytes_on_unit_vectors(kernels):
 
 PROGRAM = """
 import hashlib, numpy as np
-from minibi.index.token_codes import ByteCodes, Floating
+from minibi.index.residual import ResidualCodec
+from minibi.index.token_codes import ByteCodes, Floating, Residuals
 from minibi.index.kmeans import kmeans
 rng = np.random.default_rng(0)
 x, q = rng.normal(size=(300, 32)).astype(np.float32), rng.normal(size=(37, 32)).astype(np.float32)
 starts, sizes = np.arange(0, 300, 30), np.full(10, 25)
 digest = hashlib.sha256()
-for codes in (Floating(32), Floating(32, halves=True), ByteCodes(32)):
+residuals = [Residuals(ResidualCodec.train(x, 9, nbits)) for nbits in (1, 2, 4)]
+for codes in (Floating(32), Floating(32, halves=True), ByteCodes(32), *residuals):
     digest.update(codes.scorer(q)(codes.encode(x), starts, sizes).tobytes())
 digest.update(kmeans(x, 9, seed=0)[0].tobytes())
 print(digest.hexdigest())
