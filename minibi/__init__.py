@@ -19,9 +19,11 @@ __version__ = "0.1.0"
 _HOME = {
     "BiEncoder": ".models.bi_encoder",
     "CrossEncoder": ".models.cross_encoder",
+    "LateInteraction": ".models.late_interaction",
     "Tokenizer": ".text.tokenizer",
     "FlatIndex": ".index.flat",
     "HNSWIndex": ".index.hnsw",
+    "MultiVectorIndex": ".index.multi_vector",
     "Collection": ".search.collection",
     "Hit": ".search.hits",
     "MinibiError": ".errors",
@@ -34,7 +36,9 @@ __all__ = [
     "FlatIndex",
     "HNSWIndex",
     "Hit",
+    "LateInteraction",
     "MinibiError",
+    "MultiVectorIndex",
     "Tokenizer",
     "__version__",
 ]
@@ -43,8 +47,10 @@ if TYPE_CHECKING:
     from .errors import MinibiError
     from .index.flat import FlatIndex
     from .index.hnsw import HNSWIndex
+    from .index.multi_vector import MultiVectorIndex
     from .models.bi_encoder import BiEncoder
     from .models.cross_encoder import CrossEncoder
+    from .models.late_interaction import LateInteraction
     from .search.collection import Collection
     from .search.hits import Hit
     from .text.tokenizer import Tokenizer
