@@ -23,10 +23,21 @@ from .cache import inline, kernel
 from .graph import _bits
 
 WINDOW = 8192  # rows; their sums take 32 KB
-BLOCK = 64  # sums that are looked at together
-SPARSE = 16  # a window with fewer than WINDOW / SPARSE postings is revisited posting by posting, not sum by sum
+WIDE = 8 * WINDOW  # where few postings are expected
+BLOCK = 64  # rows that are looked at together, and that share a bound
+SPARSE = 16  # a window with less than one posting for so many rows is revisited posting by posting, not sum by sum
 WARM_SHARE = 8  # the first pass may read 1 / WARM_SHARE of the postings
-NOWHERE = np.int64(2**31)
+LOOK_UP = 16  # looking up one candidate takes as long as reading so many postings
+NOWHERE, NO_BLOCK = np.int64(2**31), np.uint64(2**31)
+
+
+class Work(NamedTuple):
+    """Room for one window."""
+
+    sums: np.ndarray  # float32 [WIDE], zeros between windows
+    candidates: np.ndarray  # int64 [WIDE]: rows
+    partial: np.ndarray  # float32 [WIDE]: their sums so far
+    guesses: np.ndarray  # int64 [WIDE + 1]: their places in a list
 
 
 class Query(NamedTuple):
@@ -37,9 +48,13 @@ class Query(NamedTuple):
     jumps: np.ndarray  # float32
     rest: np.ndarray  # float64 [n + 1]: what terms i, i + 1, ... can add together
     lasts: np.ndarray  # int64: where the list ends in the arena
-    begins: np.ndarray  # int64: the part of the list in the window
-    ends: np.ndarray
-    window: np.ndarray  # int64: the window these two belong to
+    begins: np.ndarray  # int64: the part of the list in the window,
+    ends: np.ndarray  # ending at the latest with the last posting
+    finals: np.ndarray  # int64: the last row of the list
+    density: np.ndarray  # float64: postings per row
+    lines: np.ndarray  # int64: of the table
+    left: np.ndarray  # float64 [n + 1]: like `rest`, in the window alone
+    parts: np.ndarray  # float64 [256]: x / (x + c) at most, for each code of the table
     totals: np.ndarray  # float64: scratch
     keys: np.ndarray  # int64: scratch
 
@@ -113,7 +128,12 @@ def pack(lists, kept, new_rows, lengths, slope, new):
             if row >= 0:
                 new.rows[place], new.tfs[place] = row, lists.tfs[i]
                 place += 1
-                top = max(top, np.float32(lists.tfs[i] / (slope[0] + slope[1] * lengths[row])))
+                x = np.float32(lists.tfs[i] / (slope[0] + slope[1] * lengths[row]))
+                top = max(top, x)
+                line, block = new.lines[term], row // BLOCK
+                if line >= 0 and block < new.table.shape[1]:
+                    code = np.uint8(min(255.0, 255 * x / (x + 1) + 1))
+                    new.table[line, block] = max(new.table[line, block], code)
         new.counts[term], new.tops[term] = place - new.starts[term], top
 
 
@@ -184,36 +204,72 @@ def _offer(scores, ids, size, k, score, id):
 
 
 @kernel
-def _scatter(rows, tfs, lengths, low, model, weight, jump, sums):
+def _scatter(rows, tfs, begin, end, lengths, low, c0, c1, weight, jump, sums):
     """Adds what one term gives to the sums of the rows from `low` on."""
-    c0, c1 = model.c0, model.c1
-    for i in range(rows.shape[0]):
+    for i in range(np.uint64(begin), np.uint64(end)):
         row, tf = np.uint32(rows[i]), np.float32(tfs[i])
         sums[row - low] += weight * (tf / (tf + (c0 + c1 * np.float32(lengths[row])))) + jump
 
 
+@inline
+def _near(rows, first, last, at, row):
+    """The first place in rows[first : last] that holds `row` or a later one, sought from the place `at` outwards."""
+    step = 1
+    if rows[at] < row:
+        while at + step < last and rows[at + step] < row:
+            at += step
+            step *= 2
+        low, high = at + 1, min(last, at + step)
+    else:
+        while at - step >= first and rows[at - step] >= row:
+            at -= step
+            step *= 2
+        low, high = max(first, at - step + 1), at
+    while low < high:
+        middle = (low + high) >> 1
+        if rows[middle] < row:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
 @kernel
-def _add_rest(lists, lengths, row, low, model, query, sum, essential, n, goal):
-    """The sum with what terms essential .. n-1 add to it; -1 as soon as it cannot reach `goal` any more."""
-    rows, c0, c1 = lists.rows, model.c0, model.c1
-    for t in range(essential, n):
-        if np.float64(sum) + query.rest[t] < goal:
-            return np.float32(-1)
-        if query.window[t] != low:  # where the window stands in this list
-            query.window[t] = low
-            query.begins[t] = _not_before(rows, query.begins[t], query.lasts[t], low)
-            query.ends[t] = _not_before(rows, query.begins[t], query.lasts[t], low + WINDOW)
-        at, size = query.begins[t], query.ends[t] - query.begins[t]
-        if size == 0:
-            continue
-        while size > 1:  # the last place that is not after `row`, without branches
-            half = size >> 1
-            at += half * (rows[at + half] <= row)
-            size -= half
-        if rows[at] == row:
-            tf = np.float32(lists.tfs[at])
-            sum += query.weights[t] * (tf / (tf + (c0 + c1 * np.float32(lengths[row])))) + query.jumps[t]
-    return sum
+def _look_up(rows, tfs, first, last, lengths, c0, c1, weight, jump, candidates, sums, guesses, count, room, low):
+    """Adds what one term gives to `count` candidates, rows of one window in any order.
+
+    A list is long and seldom in a cache. So each candidate's place is guessed, as if the list were even from its first
+    place to its last in the window; all guesses are touched, which lets the processor wait for them together. For many
+    candidates the list is read instead; `room`: zeros for the rows from `low` on.
+    """
+    least, most = candidates[0], candidates[0]
+    for c in range(count):
+        least, most = min(least, candidates[c]), max(most, candidates[c])
+    first = _not_before(rows, first, last, least)
+    end = _not_before(rows, first, last, most + 1)
+    if first == end:
+        return first
+    if count * LOOK_UP > end - first:
+        _scatter(rows, tfs, first, end, lengths, np.uint32(low), c0, c1, weight, jump, room)
+        for c in range(count):
+            sums[c] += room[np.uint64(candidates[c] - low)]
+        for i in range(np.uint64(first), np.uint64(end)):
+            room[np.uint64(rows[i] - low)] = 0
+        return first
+    step = (end - first) / (1.0 + most - least)
+    touched = 0
+    for c in range(count):
+        at = np.uint64(first + min(end - first - 1, np.int64((candidates[c] - least) * step)))
+        guesses[c] = at
+        touched += rows[at]
+    guesses[count] = touched  # so that the reading is not optimized away
+    for c in range(count):
+        row = candidates[c]
+        at = np.uint64(_near(rows, first, end, guesses[c], row))
+        if at < end and rows[at] == row:
+            tf = np.float32(tfs[at])
+            sums[c] += weight * (tf / (tf + (c0 + c1 * np.float32(lengths[np.uint32(row)])))) + jump
+    return first
 
 
 @inline
@@ -222,73 +278,123 @@ def _least(goal):
     return max(np.int32(1), _bits(np.float32(goal)))
 
 
+@inline
+def _window_bounds(table, line, first, weight, jump, parts):
+    """What a term can give to any row of the window whose first block is `first`."""
+    most, codes = np.uint8(0), table[line, first : first + WINDOW // BLOCK]
+    for i in range(codes.shape[0]):
+        most = max(most, codes[i])
+    return weight * parts[most] + jump if most else 0.0
+
+
 @kernel
-def _collect(lists, docs, allowed, model, query, n, constant, k, known, sums, best_scores, best_ids):
+def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, best_scores, best_ids):
     """The k best by the first n terms, as a heap; returns its size. `known`: a score that k documents reach for sure."""
-    lengths, rows, bits = docs.lengths, lists.rows, sums.view(np.int32)  # numbers >= 0 sort like their bits
+    rows, tfs, starts, table = lists.rows, lists.tfs, lists.starts, lists.table
+    lengths, ids, c0, c1 = docs.lengths, docs.ids, model.c0, model.c1
+    terms, weights, jumps, rest, parts = query.terms, query.weights, query.jumps, query.rest, query.parts
+    lasts, begins, ends, lines = query.lasts, query.begins, query.ends, query.lines
+    finals, density, left = query.finals, query.density, query.left
+    sums, candidates, partial, guesses = work.sums, work.candidates, work.partial, work.guesses
+    bits = sums.view(np.int32)  # numbers >= 0 sort like their bits
     keep = 1 - 2e-6 - 2.5e-7 * n  # what rounding may do
-    shift = query.rest[n] - constant
+    shift = rest[n] - constant
     goal = known * keep + shift
-    size, essential = 0, n
+    size, blocks, floor = 0, np.uint64(table.shape[1]), np.int64(0)
     for t in range(n):
-        query.begins[t] = lists.starts[query.terms[t]]
-        query.ends[t] = query.begins[t]
-        query.lasts[t] = query.begins[t] + lists.counts[query.terms[t]]
-        query.window[t] = -1
+        term = terms[t]
+        begins[t] = ends[t] = starts[term]
+        lasts[t], lines[t] = starts[term] + lists.counts[term], lists.lines[term]
+        finals[t] = rows[lasts[t] - 1]
+        density[t] = lists.counts[term] / (1.0 + finals[t] - rows[begins[t]])
+    essential, enough = n, 0.0
     while True:
-        while essential and query.rest[essential - 1] < goal:
+        while essential and rest[essential - 1] < goal:
             essential -= 1
-        low = NOWHERE
+        low, expected = NOWHERE, 0.0
         for t in range(essential):
-            if query.ends[t] < query.lasts[t]:
-                low = min(low, np.int64(rows[query.ends[t]]))
+            if finals[t] >= floor:
+                expected += density[t]
+                low = min(low, max(floor, np.int64(rows[ends[t]])))
         if low == NOWHERE:
             return size
         low = low // WINDOW * WINDOW
-        high, found = low + WINDOW, 0
+        wide = expected * SPARSE < 1
+        floor = low + (WIDE if wide else WINDOW)
+        block = np.uint64(low // BLOCK)
+        left[n] = rest[n]
+        for t in range(n - 1, -1, -1):  # the same as `rest`, for this window alone
+            left[t] = left[t + 1] + rest[t] - rest[t + 1]
+            if lines[t] >= 0 and not wide and block + np.uint64(WINDOW // BLOCK) <= blocks:
+                left[t] = left[t + 1] + _window_bounds(table, lines[t], block, weights[t], jumps[t], parts)
+        here = essential
+        while here and left[here - 1] < goal:
+            here -= 1
+        found = 0
         for t in range(essential):
-            begin = query.ends[t]
-            end = _not_before(rows, begin, query.lasts[t], high)
-            query.begins[t], query.ends[t], query.window[t] = begin, end, low
-            found += end - begin
-            _scatter(
-                rows[begin:end], lists.tfs[begin:end], lengths, np.uint32(low), model,
-                query.weights[t], query.jumps[t], sums,
-            )  # fmt: skip
-        least = _least(goal - query.rest[essential])
-        sparse = found < WINDOW // SPARSE
-        for part in range(essential if sparse else WINDOW // BLOCK):
+            begins[t] = _not_before(rows, ends[t], lasts[t], low)
+            ends[t] = begins[t]
+            if t < here:
+                ends[t] = _not_before(rows, begins[t], lasts[t], floor)
+                found += ends[t] - begins[t]
+                _scatter(rows, tfs, begins[t], ends[t], lengths, np.uint32(low), c0, c1, weights[t], jumps[t], sums)
+            ends[t] = min(ends[t], lasts[t] - 1)
+        if found == 0:
+            continue
+        least = _least(goal - left[here])
+        sparse = wide or found * SPARSE < WINDOW
+        count, bounded = 0, NO_BLOCK
+        for part in range(here if sparse else WINDOW // BLOCK):
             if sparse:
-                begin, end = query.begins[part], query.ends[part]
+                begin, end = begins[part], ends[part] + (rows[ends[part]] < floor)
             else:
                 begin, end = part * BLOCK, (part + 1) * BLOCK
-                most = np.int32(0)
-                for x in bits[begin:end]:
-                    if x > most:
-                        most = x
+                few, most = bits[begin:end], np.int32(0)
+                for i in range(few.shape[0]):
+                    most = max(most, few[i])
                 if most < least:
                     if most > 0:
-                        bits[begin:end] = 0
+                        few[:] = 0
                     continue
-            for i in range(begin, end):
-                slot = np.uint64(rows[i] - low if sparse else i)
+            for i in range(np.uint64(begin), np.uint64(end)):
+                slot = np.uint64(rows[i] - low) if sparse else i
                 x, sum = bits[slot], sums[slot]
                 bits[slot] = 0
                 row = np.uint64(low) + slot
                 if x < least or not allowed[row]:
                     continue
-                if essential < n:
-                    sum = _add_rest(lists, lengths, np.int64(row), low, model, query, sum, essential, n, goal)
-                    if sum < 0:
-                        continue
-                score = sum + np.float32(constant)
-                if score < known:
-                    continue
-                size = _offer(best_scores, best_ids, size, k, score, docs.ids[row])
+                if row // np.uint64(BLOCK) != bounded:
+                    bounded, enough = row // np.uint64(BLOCK), goal - rest[n]
+                    for t in range(here, n):  # without what the other terms can add in this block
+                        if lines[t] < 0 or bounded >= blocks:
+                            enough -= rest[t] - rest[t + 1]
+                        else:
+                            code = table[np.uint64(lines[t]), bounded]
+                            if code:
+                                enough -= weights[t] * parts[code] + jumps[t]
+                if sum >= enough:
+                    candidates[count], partial[count] = row, sum
+                    count += 1
+        for t in range(here, n):
+            if count == 0:
+                break
+            begins[t] = _look_up(
+                rows, tfs, begins[t], lasts[t], lengths, c0, c1, weights[t], jumps[t],
+                candidates, partial, guesses, count, sums, low,
+            )  # fmt: skip
+            kept = 0
+            for c in range(count):
+                if partial[c] + left[t + 1] >= goal:
+                    candidates[kept], partial[kept] = candidates[c], partial[c]
+                    kept += 1
+            count = kept
+        for c in range(count):
+            score = partial[c] + np.float32(constant)
+            if score >= known:
+                size = _offer(best_scores, best_ids, size, k, score, ids[np.uint32(candidates[c])])
                 if size == k and best_scores[0] > known:
                     known = best_scores[0]
-                    goal = known * keep + shift
-                    least = _least(goal - query.rest[essential])
+        goal = known * keep + shift
 
 
 @kernel
@@ -338,9 +444,17 @@ def search(lists, docs, allowed, model, batch, k, pruned, out_scores, out_ids):
         np.empty(longest, np.int32), np.empty(longest, np.float32), np.empty(longest, np.float32),
         np.empty(longest + 1, np.float64), np.empty(longest, np.int64), np.empty(longest, np.int64),
         np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.float64),
+        np.empty(longest, np.int64), np.empty(longest + 1, np.float64), np.empty(256, np.float64), np.empty(longest, np.float64),
         np.empty(longest, np.int64),
     )  # fmt: skip
-    sums = np.zeros(WINDOW, np.float32)
+    work = Work(
+        np.zeros(WIDE, np.float32), np.empty(WIDE, np.int64), np.empty(WIDE, np.float32),
+        np.empty(WIDE + 1, np.int64),
+    )  # fmt: skip
+    for code in range(255):
+        x = code / (255.0 - code) * model.stretch
+        query.parts[code] = x / (x + model.c) * 1.000001
+    query.parts[255] = 1.000001
     scores, ids = np.empty(k, np.float32), np.empty(k, np.int64)
     for q in range(out_ids.shape[0]):
         begin, end = batch.offsets[q], batch.offsets[q + 1]
@@ -356,12 +470,12 @@ def search(lists, docs, allowed, model, batch, k, pruned, out_scores, out_ids):
                 warm += 1
             if read >= k:
                 size = _collect(
-                    lists, docs, allowed, model, query, warm, constant, k, known, sums, scores, ids
+                    lists, docs, allowed, model, query, warm, constant, k, known, work, scores, ids
                 )  # fmt: skip
                 known = scores[0] if size == k else known
         else:
             query.rest[:n] = np.inf
-        size = _collect(lists, docs, allowed, model, query, n, constant, k, known, sums, scores, ids)
+        size = _collect(lists, docs, allowed, model, query, n, constant, k, known, work, scores, ids)
         while size:  # the worst first, from the back
             size -= 1
             out_scores[q, size], out_ids[q, size] = scores[0], ids[0]

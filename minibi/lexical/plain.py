@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from .variants import Model
 
+BLOCK = 64
+
 
 def append(lists: Any, docs: Any, flat: NDArray, offsets: NDArray, first: int, slope: Any, state: NDArray) -> int:
     """Adds documents `first`, ...; how many places the arena lacks, 0 when done. See the kernel."""
@@ -52,7 +54,12 @@ def pack(lists: Any, kept: NDArray, new_rows: NDArray, lengths: NDArray, slope: 
         rows = rows[rows >= 0]
         to = slice(new.starts[term], new.starts[term] + len(rows))
         new.rows[to], new.tfs[to], new.counts[term] = rows, tfs, len(rows)
-        new.tops[term] = np.max(tfs / (slope[0] + slope[1] * lengths[rows]), initial=0)
+        x = tfs / (slope[0] + slope[1] * lengths[rows])
+        new.tops[term] = np.max(x, initial=0)
+        if new.lines[term] >= 0:
+            line, there = new.table[new.lines[term]], rows // BLOCK < new.table.shape[1]
+            codes = np.minimum(255.0, 255 * x / (x + 1) + 1).astype(np.uint8)
+            np.maximum.at(line, rows[there] // BLOCK, codes[there])
 
 
 def transpose(lists: Any, ends: NDArray, terms: NDArray) -> None:

@@ -24,6 +24,8 @@ from .variants import Variant
 ROOM = 8  # a packed list has 1 / ROOM more places than postings
 SMALL = 4096  # postings; below, tidying up is not worth a thought
 DRIFT = 0.1
+BLOCK = 64  # rows that share an entry of the table, as in kernels.lexical
+SELDOM = 128  # a term in fewer than 1 / SELDOM of the rows gets no line in the table
 
 
 class Lists(NamedTuple):
@@ -36,6 +38,8 @@ class Lists(NamedTuple):
     caps: NDArray[np.int32]
     dfs: NDArray[np.int32]  # live documents that hold the term
     tops: NDArray[np.float32]
+    lines: NDArray[np.int32]  # where the term stands in the table, -1 for seldom ones
+    table: NDArray[np.uint8]  # [lines, blocks of rows]: a code >= the largest x in the block, 0 if the term is not in it
 
 
 class Docs(NamedTuple):
@@ -53,7 +57,10 @@ class Postings:
 
     def __init__(self, variant: Variant):
         self.variant = variant
-        self.lists = Lists(*(np.zeros(0, t) for t in (np.int32, np.int32, np.int64, *[np.int32] * 3, np.float32)))
+        self.lists = Lists(
+            *(np.zeros(0, t) for t in (np.int32, np.int32, np.int64, *[np.int32] * 3, np.float32, np.int32)),
+            np.zeros((0, 0), np.uint8),
+        )  # fmt: skip
         self.docs = Docs(
             *(np.zeros(0, t) for t in (np.int64, np.int32, np.uint8)), np.zeros(1, np.int64), np.zeros(0, np.int32)
         )
@@ -138,12 +145,14 @@ class Postings:
     def untidy(self) -> bool:
         """Whether `packed` is due."""
         drifted = abs(self.average - self.reference) > DRIFT * self.reference and self.postings > SMALL
-        return drifted or self.dead > max(SMALL, self.postings) or self.holes > max(SMALL, self.used // 2)
+        covered = self.lists.table.shape[1] * BLOCK
+        grown = self.rows > covered + max(covered // 2, SMALL)
+        return grown or drifted or self.dead > max(SMALL, self.postings) or self.holes > max(SMALL, self.used // 2)
 
     def check(self) -> list[str]:
         """What is wrong, in words; empty if nothing is."""
         problems, lists, docs = [], Lists(*(a[: self.terms] for a in self.lists)), self.docs
-        lists = lists._replace(rows=self.lists.rows, tfs=self.lists.tfs)
+        lists = lists._replace(rows=self.lists.rows, tfs=self.lists.tfs, table=self.lists.table)
         live = docs.live[: self.rows] > 0
         terms = np.repeat(np.arange(self.terms), lists.counts)
         places = np.repeat(lists.starts - np.cumsum(lists.counts) + lists.counts, lists.counts) + np.arange(len(terms))
@@ -169,7 +178,10 @@ class Postings:
         if (self.documents, self.tokens, self.dead) != totals:
             problems.append("the totals are wrong")
         s0, s1 = self.variant.slope(self.reference)
-        if (tfs / (s0 + s1 * lengths[rows]) > lists.tops[terms] * 1.000001).any():
+        x = tfs / (s0 + s1 * lengths[rows])
+        there = (lists.lines[terms] >= 0) & (rows // BLOCK < lists.table.shape[1])
+        codes = lists.table[lists.lines[terms[there]], rows[there] // BLOCK]
+        if (x > lists.tops[terms] * 1.000001).any() or (x[there] / (x[there] + 1) * 255 > codes * 1.000001).any():
             problems.append("a bound is too low")
         return problems
 
@@ -188,7 +200,7 @@ class Postings:
         places = int(caps.sum(dtype=np.int64))
         new.lists = Lists(
             np.zeros(places, np.int32), np.zeros(places, np.int32), starts, np.zeros_like(dfs), caps, dfs,
-            np.zeros(len(dfs), np.float32),
+            np.zeros(len(dfs), np.float32), *_empty_table(dfs, len(live)),
         )  # fmt: skip
         new.terms, new.rows, new.used = len(kept), len(live), places
         new.documents, new.tokens, new.reference = self.documents, self.tokens, self.average
@@ -208,7 +220,9 @@ class Postings:
     def _reserve(self, terms: int, rows: int, postings: int) -> None:
         """Room for so many terms and rows, and so many postings more in the forward lists."""
         if terms > len(self.lists.starts):
-            self.lists = Lists(*self.lists[:2], *(_grown(a, self.terms, terms) for a in self.lists[2:]))
+            grown = (_grown(a, self.terms, terms) for a in self.lists[2:-1])
+            self.lists = Lists(*self.lists[:2], *grown, self.lists.table)
+            self.lists.lines[self.terms :] = -1
         self.terms = max(self.terms, terms)
         docs = self.docs
         if rows > len(docs.ids):
@@ -234,6 +248,13 @@ class Postings:
         if places > len(self.lists.rows):
             rows, tfs = (_grown(a, len(a), places) for a in self.lists[:2])
             self.lists = self.lists._replace(rows=rows, tfs=tfs)
+
+
+def _empty_table(dfs: NDArray[np.int32], rows: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+    """(lines, table) for terms in so many documents each."""
+    often = dfs >= max(1, rows // SELDOM)
+    lines = np.where(often, np.cumsum(often) - 1, -1).astype(np.int32)
+    return lines, np.zeros((int(often.sum()), rows // BLOCK), np.uint8)
 
 
 def _grown(a: NDArray, used: int, least: int) -> NDArray:

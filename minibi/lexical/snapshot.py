@@ -100,7 +100,8 @@ def _postings(variant: Variant, arrays: Arrays, terms: int) -> Postings:
     if lengths.max(initial=0) >= 2**31:
         raise ValueError("a document is too long")
     p = Postings(variant)
-    p.lists = Lists(rows, tfs, starts, dfs, dfs, dfs, np.zeros(terms, np.float32))
+    nothing = np.zeros(terms, np.float32), np.full(terms, -1, np.int32), np.zeros((0, 0), np.uint8)
+    p.lists = Lists(rows, tfs, starts, dfs, dfs, dfs, *nothing)
     p.terms, p.rows, p.used, p.documents = terms, len(ids), len(rows), len(ids)
     p.tokens, lengths = int(lengths.sum()), lengths.astype(np.int32)
     none = np.zeros(0, np.int32)

@@ -155,7 +155,7 @@ class Reader:
         for i, text in enumerate(texts):
             if isinstance(text, str) or not isinstance(text, Sequence):
                 raise InputError(f"{name} number {i} is {type(text).__name__}: pass strings only, or lists of terms only")
-            if not all(isinstance(term, str) for term in text):
+            if not all(issubclass(kind, str) for kind in set(map(type, text))):
                 raise InputError(f"{name} number {i} holds a term that is not a string")
         return texts, self.vocabulary
 
