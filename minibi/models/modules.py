@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import ModelError
 from ..nn.pooling import POOLINGS, pool
-from ..shapes import Floats, Ints, unit_rows
+from ..shapes import Floats, Ints
 from ..store.tensors import read_weights
 from .bert import getter
 from .locate import read_json
@@ -68,7 +68,7 @@ class Normalize:
     """Vectors scaled to length one."""
 
     def __call__(self, ops: Any, x: Floats) -> Floats:
-        return unit_rows(x)
+        return ops.normalize(x)
 
 
 _VERB = {  # by the class's own name: the dotted path is never imported
