@@ -139,12 +139,12 @@ def as_floats(tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
 
 def canonical(tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
     """Stored tensors without the optional `bert.` prefix, old LayerNorm names as new, bytes as the floats they mean."""
-    out = {}
-    for name, tensor in as_floats(tensors).items():
-        name = name.removeprefix("bert.")
-        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        out[name] = tensor
-    return out
+    return {canonical_name(name): tensor for name, tensor in as_floats(tensors).items()}
+
+
+def canonical_name(stored: str) -> str:
+    name = stored.removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def getter(tensors: Mapping[str, NDArray], where: object) -> Callable[..., NDArray]:
