@@ -140,9 +140,14 @@ class Trainable:
         return Run(x, tape, wanted)
 
     def _verbs(self) -> Any:
+        """Kernels, but NumPy for float64 and under MINIBI_KERNELS=plain."""
         from ..nn import plain
 
-        return plain
+        if plain_kernels() or any(p.dtype != np.float32 for p in self.parameters.values()):
+            return plain
+        from ..nn import fused_grad
+
+        return fused_grad
 
     def load(self, parameters: Mapping[str, NDArray]) -> None:
         """Takes over parameters of the same names and shapes, such as a checkpoint's. Raises InputError."""

@@ -106,7 +106,12 @@ def adamw(p, g, first, second, decay, beta1, beta2, rate, correction, eps) -> No
 
 
 def _twin() -> Callable[..., None]:
-    return adamw
+    """`adamw` as it runs: compiled, or as it stands above under MINIBI_KERNELS=plain."""
+    if plain_kernels():
+        return adamw
+    from ..kernels import adamw as compiled
+
+    return compiled.adamw
 
 
 def global_norm(gradients: Arrays, threads: int | None = None) -> float:
