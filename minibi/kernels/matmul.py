@@ -72,6 +72,9 @@ def tile(vectors: int, halves: bool = False):
             e = builder
             a, lda, b, k, c, ldc, rows = args
             row = row_addresses(e, a, lda, rows)
+            for i in range(ROWS):  # what will be written is fetched while the sums run
+                for j in range(vectors):
+                    simd.prefetch(e, e.add(c, e.mul(ldc, i64(i))), 64 * j)
             with Loop(e, k, [simd.constant(e, 0.0)] * (ROWS * vectors)) as loop:
                 panel = e.add(b, e.mul(loop.index, i64(size * LANES * vectors)))
                 columns = [load(e, panel, size * LANES * j) for j in range(vectors)]

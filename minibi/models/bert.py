@@ -139,12 +139,12 @@ def as_floats(tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
 
 def canonical(tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
     """Stored tensors without the optional `bert.` prefix, old LayerNorm names as new, bytes as the floats they mean."""
-    out = {}
-    for name, tensor in as_floats(tensors).items():
-        name = name.removeprefix("bert.")
-        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        out[name] = tensor
-    return out
+    return {canonical_name(name): tensor for name, tensor in as_floats(tensors).items()}
+
+
+def canonical_name(stored: str) -> str:
+    name = stored.removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def getter(tensors: Mapping[str, NDArray], where: object) -> Callable[..., NDArray]:
@@ -187,7 +187,7 @@ def read_params(
     c, f = config.channels, config.feed_forward
 
     def joined(prefix: str, part: str, *shape: int) -> NDArray:
-        return np.concatenate([get(f"{prefix}attention.self.{n}.{part}", *shape) for n in ("query", "key", "value")])
+        return ops.join(*[get(f"{prefix}attention.self.{n}.{part}", *shape) for n in ("query", "key", "value")])
 
     def vector(name: str, size: int = c) -> Any:
         return ops.vector(get(name, size))
@@ -211,8 +211,8 @@ def read_params(
 
     return Params(
         word=get("embeddings.word_embeddings.weight", config.vocabulary, c),
-        position=get("embeddings.position_embeddings.weight", config.positions, c).astype(np.float32),
-        token_type=get("embeddings.token_type_embeddings.weight", config.types, c).astype(np.float32),
+        position=ops.table(get("embeddings.position_embeddings.weight", config.positions, c)),
+        token_type=ops.table(get("embeddings.token_type_embeddings.weight", config.types, c)),
         norm_g=vector("embeddings.LayerNorm.weight"),
         norm_b=vector("embeddings.LayerNorm.bias"),
         layers=[layer(i) for i in range(config.layers)],
