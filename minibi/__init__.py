@@ -20,6 +20,7 @@ _HOME = {
     "BiEncoder": ".models.bi_encoder",
     "CrossEncoder": ".models.cross_encoder",
     "Tokenizer": ".text.tokenizer",
+    "BM25": ".lexical.bm25",
     "FlatIndex": ".index.flat",
     "HNSWIndex": ".index.hnsw",
     "Collection": ".search.collection",
@@ -28,6 +29,7 @@ _HOME = {
 }
 
 __all__ = [
+    "BM25",
     "BiEncoder",
     "Collection",
     "CrossEncoder",
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from .errors import MinibiError
     from .index.flat import FlatIndex
     from .index.hnsw import HNSWIndex
+    from .lexical.bm25 import BM25
     from .models.bi_encoder import BiEncoder
     from .models.cross_encoder import CrossEncoder
     from .search.collection import Collection

@@ -25,7 +25,8 @@ from .graph import _bits
 WINDOW = 8192  # rows; their sums take 32 KB
 WIDE = 8 * WINDOW  # where few postings are expected
 BLOCK = 64  # rows that are looked at together, and that share a bound
-SPARSE = 16  # a window with less than one posting for so many rows is revisited posting by posting, not sum by sum
+SPARSE = 16  # with less than one posting expected for so many rows, windows are wide
+REVISIT = 3  # with less than one for so many, sums are revisited posting by posting, not block by block
 WARM_SHARE = 8  # the first pass may read 1 / WARM_SHARE of the postings
 LOOK_UP = 16  # looking up one candidate takes as long as reading so many postings
 NOWHERE, NO_BLOCK = np.int64(2**31), np.uint64(2**31)
@@ -38,6 +39,15 @@ class Work(NamedTuple):
     candidates: np.ndarray  # int64 [WIDE]: rows
     partial: np.ndarray  # float32 [WIDE]: their sums so far
     guesses: np.ndarray  # int64 [WIDE + 1]: their places in a list
+    needed: np.ndarray  # float64 [WINDOW / BLOCK]: the least sum of a candidate, block by block
+
+
+def new_work():
+    """To be used by one search at a time, again and again."""
+    return Work(
+        np.zeros(WIDE, np.float32), np.zeros(WIDE, np.int64), np.zeros(WIDE, np.float32),
+        np.zeros(WIDE + 1, np.int64), np.zeros(WINDOW // BLOCK, np.float64),
+    )  # fmt: skip
 
 
 class Query(NamedTuple):
@@ -288,6 +298,23 @@ def _window_bounds(table, line, first, weight, jump, parts):
 
 
 @kernel
+def _enough(table, lines, block, weights, jumps, parts, rest, first, n, goal, needed):
+    """For each block of a window, the sum that terms first, first + 1, ... can still bring to the goal."""
+    needed[:] = goal - rest[n]
+    blocks = min(needed.shape[0], max(0, table.shape[1] - np.int64(block)))
+    for t in range(first, n):
+        if lines[t] < 0:
+            needed -= rest[t] - rest[t + 1]
+            continue
+        codes = table[lines[t], block : block + np.uint64(blocks)]
+        for i in range(blocks):
+            code = codes[i]
+            if code:
+                needed[i] -= weights[t] * parts[code] + jumps[t]
+        needed[blocks:] -= rest[t] - rest[t + 1]
+
+
+@kernel
 def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, best_scores, best_ids):
     """The k best by the first n terms, as a heap; returns its size. `known`: a score that k documents reach for sure."""
     rows, tfs, starts, table = lists.rows, lists.tfs, lists.starts, lists.table
@@ -295,7 +322,7 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
     terms, weights, jumps, rest, parts = query.terms, query.weights, query.jumps, query.rest, query.parts
     lasts, begins, ends, lines = query.lasts, query.begins, query.ends, query.lines
     finals, density, left = query.finals, query.density, query.left
-    sums, candidates, partial, guesses = work.sums, work.candidates, work.partial, work.guesses
+    sums, candidates, partial, guesses, needed = work.sums, work.candidates, work.partial, work.guesses, work.needed
     bits = sums.view(np.int32)  # numbers >= 0 sort like their bits
     keep = 1 - 2e-6 - 2.5e-7 * n  # what rounding may do
     shift = rest[n] - constant
@@ -307,7 +334,7 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
         lasts[t], lines[t] = starts[term] + lists.counts[term], lists.lines[term]
         finals[t] = rows[lasts[t] - 1]
         density[t] = lists.counts[term] / (1.0 + finals[t] - rows[begins[t]])
-    essential, enough = n, 0.0
+    essential = n
     while True:
         while essential and rest[essential - 1] < goal:
             essential -= 1
@@ -342,8 +369,10 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
         if found == 0:
             continue
         least = _least(goal - left[here])
-        sparse = wide or found * SPARSE < WINDOW
-        count, bounded = 0, NO_BLOCK
+        sparse = wide or found * REVISIT < WINDOW
+        count, bounded, enough = 0, NO_BLOCK, 0.0
+        if not wide:
+            _enough(table, lines, block, weights, jumps, parts, rest, here, n, goal, needed)
         for part in range(here if sparse else WINDOW // BLOCK):
             if sparse:
                 begin, end = begins[part], ends[part] + (rows[ends[part]] < floor)
@@ -352,7 +381,7 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
                 few, most = bits[begin:end], np.int32(0)
                 for i in range(few.shape[0]):
                     most = max(most, few[i])
-                if most < least:
+                if most < max(least, _least(needed[part])):
                     if most > 0:
                         few[:] = 0
                     continue
@@ -363,7 +392,9 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
                 row = np.uint64(low) + slot
                 if x < least or not allowed[row]:
                     continue
-                if row // np.uint64(BLOCK) != bounded:
+                if not wide:
+                    enough = needed[slot // np.uint64(BLOCK)]
+                elif row // np.uint64(BLOCK) != bounded:
                     bounded, enough = row // np.uint64(BLOCK), goal - rest[n]
                     for t in range(here, n):  # without what the other terms can add in this block
                         if lines[t] < 0 or bounded >= blocks:
@@ -431,7 +462,7 @@ def _prepare(lists, model, terms, weights, query):
 
 
 @kernel
-def search(lists, docs, allowed, model, batch, k, pruned, out_scores, out_ids):
+def search(lists, docs, allowed, model, batch, work, k, pruned, out_scores, out_ids):
     """The k best of each query, best first, equal scores by smaller id. out: float32, int64 [Q, k], filled before.
 
     batch: (terms, weights, offsets): query q has terms[offsets[q] : offsets[q + 1]], each with its weight >= 0, idf
@@ -446,10 +477,6 @@ def search(lists, docs, allowed, model, batch, k, pruned, out_scores, out_ids):
         np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.float64),
         np.empty(longest, np.int64), np.empty(longest + 1, np.float64), np.empty(256, np.float64), np.empty(longest, np.float64),
         np.empty(longest, np.int64),
-    )  # fmt: skip
-    work = Work(
-        np.zeros(WIDE, np.float32), np.empty(WIDE, np.int64), np.empty(WIDE, np.float32),
-        np.empty(WIDE + 1, np.int64),
     )  # fmt: skip
     for code in range(255):
         x = code / (255.0 - code) * model.stretch

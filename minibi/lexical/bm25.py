@@ -63,6 +63,7 @@ class BM25:
         self._reader = Reader(as_source(tokenizer))
         self._postings = Postings(self.variant)
         self._row_of: dict[int, int] = {}
+        self._rooms: dict[str, list[Any]] = {}  # for searches to work in, by engine
         self._next = 0  # the first id that was never in use, by default
         self._changes = threading.Lock()  # one change after the other
         self._view = SharedLock()  # held shared to search, exclusively to publish a change
@@ -149,7 +150,7 @@ class BM25:
             scores, ids = np.full((count, k), -np.inf, np.float32), np.full((count, k), -1, np.int64)
             allowed = p.docs.live if filter is None else self._allowed(as_ids(filter, "filter"))
             model, engine = self._model(), p.engine()
-            depth = min(k, p.documents)
+            depth, rooms = min(k, p.documents), self._rooms.setdefault(engine.__name__, [])
 
             def job(first: int) -> None:
                 last = min(first + QUERIES_PER_JOB, count)
@@ -157,7 +158,9 @@ class BM25:
                 out = np.empty((last - first, depth), np.float32), np.empty((last - first, depth), np.int64)
                 out[0].fill(-np.inf)
                 out[1].fill(-1)
-                engine.search(p.lists, p.docs, allowed, model, part, depth, True, *out)
+                room = rooms.pop() if rooms else engine.new_work()
+                engine.search(p.lists, p.docs, allowed, model, part, room, depth, True, *out)
+                rooms.append(room)
                 scores[first:last, :depth], ids[first:last, :depth] = out
 
             if depth and count <= QUERIES_PER_JOB:

@@ -93,9 +93,13 @@ def constant(model: Model, weights: list[float]) -> np.float32:
     return np.float32(total)
 
 
+def new_work() -> None:
+    """The kernel needs room, this does not."""
+
+
 def search(
-    lists: Any, docs: Any, allowed: NDArray, model: Model, batch: Any, k: int, pruned: bool, out_scores: NDArray,
-    out_ids: NDArray,
+    lists: Any, docs: Any, allowed: NDArray, model: Model, batch: Any, work: None, k: int, pruned: bool,
+    out_scores: NDArray, out_ids: NDArray,
 ) -> None:  # fmt: skip
     """The k best of each query, by summing up every document."""
     for q in range(len(out_ids)):
