@@ -39,7 +39,9 @@ class Lists(NamedTuple):
     dfs: NDArray[np.int32]  # live documents that hold the term
     tops: NDArray[np.float32]
     lines: NDArray[np.int32]  # where the term stands in the table, -1 for seldom ones
-    table: NDArray[np.uint8]  # [lines, blocks of rows]: a code >= the largest x in the block, 0 if the term is not in it
+    table: NDArray[
+        np.uint8
+    ]  # [lines, blocks of rows]: a code >= the largest x in the block, 0 if the term is not in it
 
 
 class Docs(NamedTuple):

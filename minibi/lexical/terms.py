@@ -154,7 +154,9 @@ class Reader:
             return self.source.keys([str(text) for text in texts]), self._known
         for i, text in enumerate(texts):
             if isinstance(text, str) or not isinstance(text, Sequence):
-                raise InputError(f"{name} number {i} is {type(text).__name__}: pass strings only, or lists of terms only")
+                raise InputError(
+                    f"{name} number {i} is {type(text).__name__}: pass strings only, or lists of terms only"
+                )
             if not all(issubclass(kind, str) for kind in set(map(type, text))):
                 raise InputError(f"{name} number {i} holds a term that is not a string")
         return texts, self.vocabulary
@@ -212,5 +214,3 @@ def as_new_ids(ids: Any, count: int) -> Ids:
     if (counts > 1).any():
         raise InputError(f"id {values[counts > 1][0]} is given twice")
     return new
-
-

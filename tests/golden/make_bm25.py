@@ -1,6 +1,6 @@
 """Writes bm25.json: scores of bm25s for every variant, and stems of Snowball's own English stemmer.
 
-    python tests/golden/make_bm25.py --out tests/golden        (bm25s 0.3.16, PyStemmer 3.1.0, NumPy 2.4.6)
+python tests/golden/make_bm25.py --out tests/golden        (bm25s 0.3.16, PyStemmer 3.1.0, NumPy 2.4.6)
 """
 
 from __future__ import annotations

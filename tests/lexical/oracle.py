@@ -38,4 +38,6 @@ class Oracle:
     def scores(self, query):
         """id -> score, of the documents that hold a term with idf > 0."""
         hits = {id for id, doc in self.docs.items() if any(t in doc and self.idf(t) > 0 for t in query)}
-        return {id: sum(self.idf(t) * self.tfc(self.docs[id].count(t), len(self.docs[id])) for t in query) for id in hits}
+        return {
+            id: sum(self.idf(t) * self.tfc(self.docs[id].count(t), len(self.docs[id])) for t in query) for id in hits
+        }
