@@ -4,7 +4,7 @@
     scifact     5,183 abstracts and 300 claims, indexed from the same terms
     indexing    the same abstracts from raw text, each with its own tokenizer: stop words, Snowball English
 
-Queries are timed in the form each takes fastest: term numbers for bm25s, lists of terms for minibi, all in one call; and
+Queries are timed in the form each takes fastest (term numbers for bm25s, lists of terms for minibi), in one call; and
 as text, tokenizing included. Before that the scores of both are compared.
 """
 

@@ -2,7 +2,7 @@
 
     bm25    BM25 against bm25s: queries per second, indexing, nDCG@10 (benchmarks/lexical.py)
 
-A stage is a module here with `arguments(parser)`, `run(options) -> dict` and `render(dict) -> str`. It is imported after
+A stage is a module here with `arguments(parser)`, `run(options) -> dict` and `render(dict) -> str`. Imported after
 the threads are limited, so it may import NumPy.
 """
 

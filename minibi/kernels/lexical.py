@@ -1,4 +1,4 @@
-"""Inverted lists: documents appended to them, and the best k found by MaxScore, window by window.
+"""The best k of BM25 by MaxScore, window by window.
 
 A list holds the rows of the documents that contain a term, ascending, with the counts. `lists` and `docs` are the named
 tuples of `minibi.lexical.postings`. A document's score is the sum over query terms, in float32 and always from the
@@ -8,9 +8,9 @@ heaviest weight down, of
 
 MaxScore (Turtle & Flood 1995): once the k-th best score so far exceeds what the lightest terms can add together, no
 document that has only those can enter, so their lists need not be read; they are looked up for single candidates. The
-rest is gathered as Lucene's bulk scorer does: in windows of rows whose sums fit the first-level cache. Two things are
-ours: a first pass over the rarest terms alone gives the threshold to begin with, and what a list can add at most is
-kept for one average length and scaled to today's. The plain twin is `minibi.lexical.plain`.
+rest is gathered as Lucene's bulk scorer does: in windows of rows whose sums fit the first-level cache. Block-max
+(Ding & Suel 2011): what a frequent term can add at most is known for every block of 64 rows. A first pass over the
+rarest terms alone gives the threshold to begin with. The plain twin is `minibi.lexical.plain`.
 """
 
 from __future__ import annotations
@@ -67,95 +67,6 @@ class Query(NamedTuple):
     parts: np.ndarray  # float64 [256]: x / (x + c) at most, for each code of the table
     totals: np.ndarray  # float64: scratch
     keys: np.ndarray  # int64: scratch
-
-
-@kernel
-def append(lists, docs, flat, offsets, first, slope, state):
-    """Add documents, rows first, first + 1, ...: their term ids are flat[offsets[d] : offsets[d + 1]].
-
-    slope: (1 - b, b / average length), for `tops`. state: int64 [document, token, end of the arena, end of the forward
-    lists, holes]; it is where to go on. Returns 0 when done, else how many places the arena lacks: enlarge it and call again.
-    """
-    rows, tfs, starts, counts = lists.rows, lists.tfs, lists.starts, lists.counts
-    room = rows.shape[0]
-    for d in range(state[0], offsets.shape[0] - 1):
-        row = first + d
-        begin = docs.firsts[row]
-        for i in range(max(state[1], offsets[d]), offsets[d + 1]):
-            term = flat[i]
-            count = counts[term]
-            place = starts[term] + count
-            if count and rows[place - 1] == row:
-                tfs[place - 1] += 1
-                continue
-            if count == lists.caps[term]:  # full: move to the end, with a quarter more room
-                cap = count + count // 4 + 4
-                if state[2] + cap > room:
-                    state[0], state[1] = d, i
-                    return cap
-                old, new = starts[term], state[2]
-                for j in range(count):
-                    rows[new + j] = rows[old + j]
-                    tfs[new + j] = tfs[old + j]
-                state[4] += lists.caps[term]
-                starts[term], lists.caps[term] = new, cap
-                state[2] += cap
-                place = new + count
-            rows[place], tfs[place] = row, 1
-            counts[term] += 1
-            lists.dfs[term] += 1
-            docs.terms[state[3]] = term
-            state[3] += 1
-        docs.firsts[row + 1] = state[3]
-        size = offsets[d + 1] - offsets[d]
-        docs.lengths[row], docs.live[row] = size, 1
-        for i in range(begin, state[3]):
-            term = docs.terms[i]
-            x = np.float32(tfs[starts[term] + counts[term] - 1] / (slope[0] + slope[1] * size))
-            lists.tops[term] = max(lists.tops[term], x)
-    return 0
-
-
-@kernel
-def count_documents(flat, offsets, need):
-    """Adds to need[term] in how many of the documents it occurs."""
-    last = np.full(need.shape[0], -1, np.int64)
-    for d in range(offsets.shape[0] - 1):
-        for i in range(offsets[d], offsets[d + 1]):
-            if last[flat[i]] != d:
-                last[flat[i]] = d
-                need[flat[i]] += 1
-
-
-@kernel
-def pack(lists, kept, new_rows, lengths, slope, new):
-    """Copies the postings of the terms `kept` to the lists `new`; new_rows[row] < 0: leave out. Fills counts and tops."""
-    for term in range(kept.shape[0]):
-        start, place = lists.starts[kept[term]], new.starts[term]
-        top = np.float32(0)
-        for i in range(start, start + lists.counts[kept[term]]):
-            row = new_rows[lists.rows[i]]
-            if row >= 0:
-                new.rows[place], new.tfs[place] = row, lists.tfs[i]
-                place += 1
-                x = np.float32(lists.tfs[i] / (slope[0] + slope[1] * lengths[row]))
-                top = max(top, x)
-                line, block = new.lines[term], row // BLOCK
-                if line >= 0 and block < new.table.shape[1]:
-                    code = np.uint8(min(255.0, 255 * x / (x + 1) + 1))
-                    new.table[line, block] = max(new.table[line, block], code)
-        new.counts[term], new.tops[term] = place - new.starts[term], top
-
-
-@kernel
-def transpose(lists, ends, terms):
-    """Writes each row's terms behind one another, beginning at ends[row], which moves up to where they end."""
-    for term in range(lists.starts.shape[0]):
-        start = lists.starts[term]
-        for i in range(start, start + lists.counts[term]):
-            row = lists.rows[i]
-            terms[ends[row]] = term
-            ends[row] += 1
 
 
 @inline
@@ -316,7 +227,7 @@ def _enough(table, lines, block, weights, jumps, parts, rest, first, n, goal, ne
 
 @kernel
 def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, best_scores, best_ids):
-    """The k best by the first n terms, as a heap; returns its size. `known`: a score that k documents reach for sure."""
+    """The k best by the first n terms, as a heap; returns its size. `known`: a score that k documents reach."""
     rows, tfs, starts, table = lists.rows, lists.tfs, lists.starts, lists.table
     lengths, ids, c0, c1 = docs.lengths, docs.ids, model.c0, model.c1
     terms, weights, jumps, rest, parts = query.terms, query.weights, query.jumps, query.rest, query.parts
@@ -327,14 +238,13 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
     keep = 1 - 2e-6 - 2.5e-7 * n  # what rounding may do
     shift = rest[n] - constant
     goal = known * keep + shift
-    size, blocks, floor = 0, np.uint64(table.shape[1]), np.int64(0)
+    size, essential, blocks, floor = 0, n, np.uint64(table.shape[1]), np.int64(0)
     for t in range(n):
         term = terms[t]
         begins[t] = ends[t] = starts[term]
         lasts[t], lines[t] = starts[term] + lists.counts[term], lists.lines[term]
         finals[t] = rows[lasts[t] - 1]
         density[t] = lists.counts[term] / (1.0 + finals[t] - rows[begins[t]])
-    essential = n
     while True:
         while essential and rest[essential - 1] < goal:
             essential -= 1
@@ -475,8 +385,8 @@ def search(lists, docs, allowed, model, batch, work, k, pruned, out_scores, out_
         np.empty(longest, np.int32), np.empty(longest, np.float32), np.empty(longest, np.float32),
         np.empty(longest + 1, np.float64), np.empty(longest, np.int64), np.empty(longest, np.int64),
         np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.float64),
-        np.empty(longest, np.int64), np.empty(longest + 1, np.float64), np.empty(256, np.float64), np.empty(longest, np.float64),
-        np.empty(longest, np.int64),
+        np.empty(longest, np.int64), np.empty(longest + 1, np.float64), np.empty(256, np.float64),
+        np.empty(longest, np.float64), np.empty(longest, np.int64),
     )  # fmt: skip
     for code in range(255):
         x = code / (255.0 - code) * model.stretch

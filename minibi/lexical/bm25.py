@@ -15,11 +15,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..environment import plain_kernels
 from ..errors import InputError
 from ..shapes import Floats, Ints
 from ..store.snapshot import write_snapshot
@@ -149,7 +151,7 @@ class BM25:
             count = len(batch.offsets) - 1
             scores, ids = np.full((count, k), -np.inf, np.float32), np.full((count, k), -1, np.int64)
             allowed = p.docs.live if filter is None else self._allowed(as_ids(filter, "filter"))
-            model, engine = self._model(), p.engine()
+            model, engine = self._model(), _engine()
             depth, rooms = min(k, p.documents), self._rooms.setdefault(engine.__name__, [])
 
             def job(first: int) -> None:
@@ -198,7 +200,7 @@ class BM25:
             return Explanation(id, score, int(length[0]), p.average, p.documents, parts, float(everywhere))
 
     def stats(self) -> dict[str, Any]:
-        """documents, terms, tokens, average_length, postings, dead_postings (of removed documents), bytes (of arrays)."""
+        """documents, terms, tokens, average_length, postings, dead_postings (of removed ones), bytes (of arrays)."""
         with self._view.shared():
             p = self._postings
             return {
@@ -285,6 +287,14 @@ class BM25:
         allowed = np.zeros_like(p.docs.live)
         allowed[rows] = 1
         return allowed
+
+
+def _engine() -> ModuleType:
+    if plain_kernels():
+        return plain
+    from ..kernels import lexical
+
+    return lexical
 
 
 def _whole(name: str, value: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def append(lists: Any, docs: Any, flat: NDArray, offsets: NDArray, first: int, s
 
 
 def count_documents(flat: NDArray, offsets: NDArray, need: NDArray) -> None:
-    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for begin, end in pairwise(offsets.tolist()):
         need[np.unique(flat[begin:end])] += 1
 
 

@@ -90,9 +90,9 @@ class Postings:
             from . import plain
 
             return plain
-        from ..kernels import lexical
+        from ..kernels import postings
 
-        return lexical
+        return postings
 
     def append(self, ids: NDArray[np.int64], flat: NDArray[np.int32], offsets: NDArray[np.int64], terms: int) -> None:
         """Adds documents with the term ids flat[offsets[d] : offsets[d + 1]], all below `terms`."""

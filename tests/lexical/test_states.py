@@ -9,10 +9,9 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from oracle import Oracle
 
 from minibi import BM25
-
-from oracle import Oracle
 
 TERMS = [f"t{i}" for i in range(12)]
 DOCS = st.lists(st.sampled_from(TERMS), max_size=12) | st.lists(st.sampled_from(TERMS[:2]), max_size=40)
