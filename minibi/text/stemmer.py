@@ -39,8 +39,8 @@ _STEP_3 = {
 }  # fmt: skip
 _STEP_4 = dict.fromkeys(
     (
-        "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ism", "ate", "iti", "ous", "ive",
-        "ize", "ion",
+        "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ism", "ate", "iti", "ous",
+        "ive", "ize", "ion",
     ),
     "",
 )  # fmt: skip
