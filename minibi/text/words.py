@@ -23,8 +23,9 @@ from .stemmer import stem
 # The stop words of Lucene's English analyzer: rare enough in queries that matter, and a third of running text.
 ENGLISH_STOP_WORDS = frozenset(
     (
-        "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not", "of", "on",
-        "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
+        "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not",
+        "of", "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was",
+        "will", "with",
     )
 )  # fmt: skip
 
