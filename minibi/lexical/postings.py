@@ -181,6 +181,7 @@ class Postings:
             problems.append("the totals are wrong")
         s0, s1 = self.variant.slope(self.reference)
         x = tfs / (s0 + s1 * lengths[rows])
+        x[~live[rows]] = 0
         there = (lists.lines[terms] >= 0) & (rows // BLOCK < lists.table.shape[1])
         codes = lists.table[lists.lines[terms[there]], rows[there] // BLOCK]
         if (x > lists.tops[terms] * 1.000001).any() or (x[there] / (x[there] + 1) * 255 > codes * 1.000001).any():

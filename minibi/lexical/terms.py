@@ -153,7 +153,7 @@ class Reader:
         if all(isinstance(text, str) for text in texts):
             return self.source.keys([str(text) for text in texts]), self._known
         for i, text in enumerate(texts):
-            if isinstance(text, str) or not isinstance(text, Sequence):
+            if isinstance(text, str) != isinstance(texts[0], str) or not isinstance(text, Sequence):
                 raise InputError(
                     f"{name} number {i} is {type(text).__name__}: pass strings only, or lists of terms only"
                 )
