@@ -21,6 +21,7 @@ import numpy as np
 
 from .cache import inline, kernel
 from .graph import _bits
+from .heap import offer, sift_down
 
 WINDOW = 8192  # rows; their sums take 32 KB
 WIDE = 8 * WINDOW  # where few postings are expected
@@ -28,6 +29,7 @@ BLOCK = 64  # rows that are looked at together, and that share a bound
 SPARSE = 16  # with less than one posting expected for so many rows, windows are wide
 REVISIT = 3  # with less than one for so many, sums are revisited posting by posting, not block by block
 WARM_SHARE = 8  # the first pass may read 1 / WARM_SHARE of the postings
+WORTH = 2048  # postings; where the first pass may not read so many, there is none
 LOOK_UP = 16  # looking up one candidate takes as long as reading so many postings
 NOWHERE, NO_BLOCK = np.int64(2**31), np.uint64(2**31)
 
@@ -84,44 +86,6 @@ def _not_before(rows, first, last, row):
         else:
             last = middle
     return first
-
-
-@inline
-def _worse(score, id, other_score, other_id):
-    return score < other_score or (score == other_score and id > other_id)
-
-
-@kernel
-def _sift_down(scores, ids, size):
-    """Restores the heap whose root, the worst of all, was replaced."""
-    at, score, id = 0, scores[0], ids[0]
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and _worse(scores[child + 1], ids[child + 1], scores[child], ids[child]):
-            child += 1
-        if _worse(score, id, scores[child], ids[child]):
-            break
-        scores[at], ids[at] = scores[child], ids[child]
-        at = child
-    scores[at], ids[at] = score, id
-
-
-@kernel
-def _offer(scores, ids, size, k, score, id):
-    """Puts a hit among the k best, a heap; its new size."""
-    if size < k:
-        at = size
-        while at and _worse(score, id, scores[(at - 1) >> 1], ids[(at - 1) >> 1]):
-            scores[at], ids[at] = scores[(at - 1) >> 1], ids[(at - 1) >> 1]
-            at = (at - 1) >> 1
-        scores[at], ids[at] = score, id
-        return size + 1
-    if _worse(scores[0], ids[0], score, id):
-        scores[0], ids[0] = score, id
-        _sift_down(scores, ids, size)
-    return size
 
 
 @kernel
@@ -313,9 +277,17 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
                             code = table[np.uint64(lines[t]), bounded]
                             if code:
                                 enough -= weights[t] * parts[code] + jumps[t]
-                if sum >= enough:
+                if sum < enough:
+                    continue
+                if here < n:
                     candidates[count], partial[count] = row, sum
                     count += 1
+                elif sum + np.float32(constant) >= known:
+                    size = offer(best_scores, best_ids, size, k, sum + np.float32(constant), ids[row])
+                    if size == k and best_scores[0] > known:
+                        known = best_scores[0]
+                        goal = known * keep + shift
+                        least = _least(goal - rest[n])
         for t in range(here, n):
             if count == 0:
                 break
@@ -332,7 +304,7 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
         for c in range(count):
             score = partial[c] + np.float32(constant)
             if score >= known:
-                size = _offer(best_scores, best_ids, size, k, score, ids[np.uint32(candidates[c])])
+                size = offer(best_scores, best_ids, size, k, score, ids[np.uint32(candidates[c])])
                 if size == k and best_scores[0] > known:
                     known = best_scores[0]
         goal = known * keep + shift
@@ -405,7 +377,7 @@ def search(lists, docs, allowed, model, batch, work, k, pruned, out_scores, out_
             while warm < n and read + lists.counts[query.terms[warm]] <= budget:
                 read += lists.counts[query.terms[warm]]
                 warm += 1
-            if read >= k:
+            if read >= k and budget > WORTH:
                 size = _collect(
                     lists, docs, allowed, model, query, warm, constant, k, known, work, scores, ids
                 )  # fmt: skip
@@ -417,4 +389,4 @@ def search(lists, docs, allowed, model, batch, work, k, pruned, out_scores, out_
             size -= 1
             out_scores[q, size], out_ids[q, size] = scores[0], ids[0]
             scores[0], ids[0] = scores[size], ids[size]
-            _sift_down(scores, ids, size)
+            sift_down(scores, ids, size)
