@@ -21,6 +21,7 @@ _HOME = {
     "CrossEncoder": ".models.cross_encoder",
     "LateInteraction": ".models.late_interaction",
     "Tokenizer": ".text.tokenizer",
+    "BM25": ".lexical.bm25",
     "FlatIndex": ".index.flat",
     "HNSWIndex": ".index.hnsw",
     "MultiVectorIndex": ".index.multi_vector",
@@ -30,6 +31,7 @@ _HOME = {
 }
 
 __all__ = [
+    "BM25",
     "BiEncoder",
     "Collection",
     "CrossEncoder",
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from .index.flat import FlatIndex
     from .index.hnsw import HNSWIndex
     from .index.multi_vector import MultiVectorIndex
+    from .lexical.bm25 import BM25
     from .models.bi_encoder import BiEncoder
     from .models.cross_encoder import CrossEncoder
     from .models.late_interaction import LateInteraction

@@ -1,4 +1,4 @@
-"""Inverted lists: documents appended to them, and the best k found by MaxScore, window by window.
+"""The best k of BM25 by MaxScore, window by window.
 
 A list holds the rows of the documents that contain a term, ascending, with the counts. `lists` and `docs` are the named
 tuples of `minibi.lexical.postings`. A document's score is the sum over query terms, in float32 and always from the
@@ -8,9 +8,9 @@ heaviest weight down, of
 
 MaxScore (Turtle & Flood 1995): once the k-th best score so far exceeds what the lightest terms can add together, no
 document that has only those can enter, so their lists need not be read; they are looked up for single candidates. The
-rest is gathered as Lucene's bulk scorer does: in windows of rows whose sums fit the first-level cache. Two things are
-ours: a first pass over the rarest terms alone gives the threshold to begin with, and what a list can add at most is
-kept for one average length and scaled to today's. The plain twin is `minibi.lexical.plain`.
+rest is gathered as Lucene's bulk scorer does: in windows of rows whose sums fit the first-level cache. Block-max
+(Ding & Suel 2011): what a frequent term can add at most is known for every block of 64 rows. A first pass over the
+rarest terms alone gives the threshold to begin with. The plain twin is `minibi.lexical.plain`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import numpy as np
 
 from .cache import inline, kernel
 from .graph import _bits
+from .heap import offer, sift_down
 
 WINDOW = 8192  # rows; their sums take 32 KB
 WIDE = 8 * WINDOW  # where few postings are expected
 BLOCK = 64  # rows that are looked at together, and that share a bound
-SPARSE = 16  # a window with less than one posting for so many rows is revisited posting by posting, not sum by sum
+SPARSE = 16  # with less than one posting expected for so many rows, windows are wide
+REVISIT = 3  # with less than one for so many, sums are revisited posting by posting, not block by block
 WARM_SHARE = 8  # the first pass may read 1 / WARM_SHARE of the postings
+WORTH = 2048  # postings; where the first pass may not read so many, there is none
 LOOK_UP = 16  # looking up one candidate takes as long as reading so many postings
 NOWHERE, NO_BLOCK = np.int64(2**31), np.uint64(2**31)
 
@@ -38,6 +41,15 @@ class Work(NamedTuple):
     candidates: np.ndarray  # int64 [WIDE]: rows
     partial: np.ndarray  # float32 [WIDE]: their sums so far
     guesses: np.ndarray  # int64 [WIDE + 1]: their places in a list
+    needed: np.ndarray  # float64 [WINDOW / BLOCK]: the least sum of a candidate, block by block
+
+
+def new_work():
+    """To be used by one search at a time, again and again."""
+    return Work(
+        np.zeros(WIDE, np.float32), np.zeros(WIDE, np.int64), np.zeros(WIDE, np.float32),
+        np.zeros(WIDE + 1, np.int64), np.zeros(WINDOW // BLOCK, np.float64),
+    )  # fmt: skip
 
 
 class Query(NamedTuple):
@@ -59,95 +71,6 @@ class Query(NamedTuple):
     keys: np.ndarray  # int64: scratch
 
 
-@kernel
-def append(lists, docs, flat, offsets, first, slope, state):
-    """Add documents, rows first, first + 1, ...: their term ids are flat[offsets[d] : offsets[d + 1]].
-
-    slope: (1 - b, b / average length), for `tops`. state: int64 [document, token, end of the arena, end of the forward
-    lists, holes]; it is where to go on. Returns 0 when done, else how many places the arena lacks: enlarge it and call again.
-    """
-    rows, tfs, starts, counts = lists.rows, lists.tfs, lists.starts, lists.counts
-    room = rows.shape[0]
-    for d in range(state[0], offsets.shape[0] - 1):
-        row = first + d
-        begin = docs.firsts[row]
-        for i in range(max(state[1], offsets[d]), offsets[d + 1]):
-            term = flat[i]
-            count = counts[term]
-            place = starts[term] + count
-            if count and rows[place - 1] == row:
-                tfs[place - 1] += 1
-                continue
-            if count == lists.caps[term]:  # full: move to the end, with a quarter more room
-                cap = count + count // 4 + 4
-                if state[2] + cap > room:
-                    state[0], state[1] = d, i
-                    return cap
-                old, new = starts[term], state[2]
-                for j in range(count):
-                    rows[new + j] = rows[old + j]
-                    tfs[new + j] = tfs[old + j]
-                state[4] += lists.caps[term]
-                starts[term], lists.caps[term] = new, cap
-                state[2] += cap
-                place = new + count
-            rows[place], tfs[place] = row, 1
-            counts[term] += 1
-            lists.dfs[term] += 1
-            docs.terms[state[3]] = term
-            state[3] += 1
-        docs.firsts[row + 1] = state[3]
-        size = offsets[d + 1] - offsets[d]
-        docs.lengths[row], docs.live[row] = size, 1
-        for i in range(begin, state[3]):
-            term = docs.terms[i]
-            x = np.float32(tfs[starts[term] + counts[term] - 1] / (slope[0] + slope[1] * size))
-            lists.tops[term] = max(lists.tops[term], x)
-    return 0
-
-
-@kernel
-def count_documents(flat, offsets, need):
-    """Adds to need[term] in how many of the documents it occurs."""
-    last = np.full(need.shape[0], -1, np.int64)
-    for d in range(offsets.shape[0] - 1):
-        for i in range(offsets[d], offsets[d + 1]):
-            if last[flat[i]] != d:
-                last[flat[i]] = d
-                need[flat[i]] += 1
-
-
-@kernel
-def pack(lists, kept, new_rows, lengths, slope, new):
-    """Copies the postings of the terms `kept` to the lists `new`; new_rows[row] < 0: leave out. Fills counts and tops."""
-    for term in range(kept.shape[0]):
-        start, place = lists.starts[kept[term]], new.starts[term]
-        top = np.float32(0)
-        for i in range(start, start + lists.counts[kept[term]]):
-            row = new_rows[lists.rows[i]]
-            if row >= 0:
-                new.rows[place], new.tfs[place] = row, lists.tfs[i]
-                place += 1
-                x = np.float32(lists.tfs[i] / (slope[0] + slope[1] * lengths[row]))
-                top = max(top, x)
-                line, block = new.lines[term], row // BLOCK
-                if line >= 0 and block < new.table.shape[1]:
-                    code = np.uint8(min(255.0, 255 * x / (x + 1) + 1))
-                    new.table[line, block] = max(new.table[line, block], code)
-        new.counts[term], new.tops[term] = place - new.starts[term], top
-
-
-@kernel
-def transpose(lists, ends, terms):
-    """Writes each row's terms behind one another, beginning at ends[row], which moves up to where they end."""
-    for term in range(lists.starts.shape[0]):
-        start = lists.starts[term]
-        for i in range(start, start + lists.counts[term]):
-            row = lists.rows[i]
-            terms[ends[row]] = term
-            ends[row] += 1
-
-
 @inline
 def _not_before(rows, first, last, row):
     """The first place in rows[first : last] that holds `row` or a later one: strides double, then halve."""
@@ -163,44 +86,6 @@ def _not_before(rows, first, last, row):
         else:
             last = middle
     return first
-
-
-@inline
-def _worse(score, id, other_score, other_id):
-    return score < other_score or (score == other_score and id > other_id)
-
-
-@kernel
-def _sift_down(scores, ids, size):
-    """Restores the heap whose root, the worst of all, was replaced."""
-    at, score, id = 0, scores[0], ids[0]
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        if child + 1 < size and _worse(scores[child + 1], ids[child + 1], scores[child], ids[child]):
-            child += 1
-        if _worse(score, id, scores[child], ids[child]):
-            break
-        scores[at], ids[at] = scores[child], ids[child]
-        at = child
-    scores[at], ids[at] = score, id
-
-
-@kernel
-def _offer(scores, ids, size, k, score, id):
-    """Puts a hit among the k best, a heap; its new size."""
-    if size < k:
-        at = size
-        while at and _worse(score, id, scores[(at - 1) >> 1], ids[(at - 1) >> 1]):
-            scores[at], ids[at] = scores[(at - 1) >> 1], ids[(at - 1) >> 1]
-            at = (at - 1) >> 1
-        scores[at], ids[at] = score, id
-        return size + 1
-    if _worse(scores[0], ids[0], score, id):
-        scores[0], ids[0] = score, id
-        _sift_down(scores, ids, size)
-    return size
 
 
 @kernel
@@ -288,26 +173,42 @@ def _window_bounds(table, line, first, weight, jump, parts):
 
 
 @kernel
+def _enough(table, lines, block, weights, jumps, parts, rest, first, n, goal, needed):
+    """For each block of a window, the sum that terms first, first + 1, ... can still bring to the goal."""
+    needed[:] = goal - rest[n]
+    blocks = min(needed.shape[0], max(0, table.shape[1] - np.int64(block)))
+    for t in range(first, n):
+        if lines[t] < 0:
+            needed -= rest[t] - rest[t + 1]
+            continue
+        codes = table[lines[t], block : block + np.uint64(blocks)]
+        for i in range(blocks):
+            code = codes[i]
+            if code:
+                needed[i] -= weights[t] * parts[code] + jumps[t]
+        needed[blocks:] -= rest[t] - rest[t + 1]
+
+
+@kernel
 def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, best_scores, best_ids):
-    """The k best by the first n terms, as a heap; returns its size. `known`: a score that k documents reach for sure."""
+    """The k best by the first n terms, as a heap; returns its size. `known`: a score that k documents reach."""
     rows, tfs, starts, table = lists.rows, lists.tfs, lists.starts, lists.table
     lengths, ids, c0, c1 = docs.lengths, docs.ids, model.c0, model.c1
     terms, weights, jumps, rest, parts = query.terms, query.weights, query.jumps, query.rest, query.parts
     lasts, begins, ends, lines = query.lasts, query.begins, query.ends, query.lines
     finals, density, left = query.finals, query.density, query.left
-    sums, candidates, partial, guesses = work.sums, work.candidates, work.partial, work.guesses
+    sums, candidates, partial, guesses, needed = work.sums, work.candidates, work.partial, work.guesses, work.needed
     bits = sums.view(np.int32)  # numbers >= 0 sort like their bits
     keep = 1 - 2e-6 - 2.5e-7 * n  # what rounding may do
     shift = rest[n] - constant
     goal = known * keep + shift
-    size, blocks, floor = 0, np.uint64(table.shape[1]), np.int64(0)
+    size, essential, blocks, floor = 0, n, np.uint64(table.shape[1]), np.int64(0)
     for t in range(n):
         term = terms[t]
         begins[t] = ends[t] = starts[term]
         lasts[t], lines[t] = starts[term] + lists.counts[term], lists.lines[term]
         finals[t] = rows[lasts[t] - 1]
         density[t] = lists.counts[term] / (1.0 + finals[t] - rows[begins[t]])
-    essential, enough = n, 0.0
     while True:
         while essential and rest[essential - 1] < goal:
             essential -= 1
@@ -342,8 +243,10 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
         if found == 0:
             continue
         least = _least(goal - left[here])
-        sparse = wide or found * SPARSE < WINDOW
-        count, bounded = 0, NO_BLOCK
+        sparse = wide or found * REVISIT < WINDOW
+        count, bounded, enough = 0, NO_BLOCK, 0.0
+        if not wide:
+            _enough(table, lines, block, weights, jumps, parts, rest, here, n, goal, needed)
         for part in range(here if sparse else WINDOW // BLOCK):
             if sparse:
                 begin, end = begins[part], ends[part] + (rows[ends[part]] < floor)
@@ -352,7 +255,7 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
                 few, most = bits[begin:end], np.int32(0)
                 for i in range(few.shape[0]):
                     most = max(most, few[i])
-                if most < least:
+                if most < max(least, _least(needed[part])):
                     if most > 0:
                         few[:] = 0
                     continue
@@ -363,7 +266,9 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
                 row = np.uint64(low) + slot
                 if x < least or not allowed[row]:
                     continue
-                if row // np.uint64(BLOCK) != bounded:
+                if not wide:
+                    enough = needed[slot // np.uint64(BLOCK)]
+                elif row // np.uint64(BLOCK) != bounded:
                     bounded, enough = row // np.uint64(BLOCK), goal - rest[n]
                     for t in range(here, n):  # without what the other terms can add in this block
                         if lines[t] < 0 or bounded >= blocks:
@@ -372,9 +277,17 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
                             code = table[np.uint64(lines[t]), bounded]
                             if code:
                                 enough -= weights[t] * parts[code] + jumps[t]
-                if sum >= enough:
+                if sum < enough:
+                    continue
+                if here < n:
                     candidates[count], partial[count] = row, sum
                     count += 1
+                elif sum + np.float32(constant) >= known:
+                    size = offer(best_scores, best_ids, size, k, sum + np.float32(constant), ids[row])
+                    if size == k and best_scores[0] > known:
+                        known = best_scores[0]
+                        goal = known * keep + shift
+                        least = _least(goal - rest[n])
         for t in range(here, n):
             if count == 0:
                 break
@@ -391,7 +304,7 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
         for c in range(count):
             score = partial[c] + np.float32(constant)
             if score >= known:
-                size = _offer(best_scores, best_ids, size, k, score, ids[np.uint32(candidates[c])])
+                size = offer(best_scores, best_ids, size, k, score, ids[np.uint32(candidates[c])])
                 if size == k and best_scores[0] > known:
                     known = best_scores[0]
         goal = known * keep + shift
@@ -431,7 +344,7 @@ def _prepare(lists, model, terms, weights, query):
 
 
 @kernel
-def search(lists, docs, allowed, model, batch, k, pruned, out_scores, out_ids):
+def search(lists, docs, allowed, model, batch, work, k, pruned, out_scores, out_ids):
     """The k best of each query, best first, equal scores by smaller id. out: float32, int64 [Q, k], filled before.
 
     batch: (terms, weights, offsets): query q has terms[offsets[q] : offsets[q + 1]], each with its weight >= 0, idf
@@ -444,12 +357,8 @@ def search(lists, docs, allowed, model, batch, k, pruned, out_scores, out_ids):
         np.empty(longest, np.int32), np.empty(longest, np.float32), np.empty(longest, np.float32),
         np.empty(longest + 1, np.float64), np.empty(longest, np.int64), np.empty(longest, np.int64),
         np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.float64),
-        np.empty(longest, np.int64), np.empty(longest + 1, np.float64), np.empty(256, np.float64), np.empty(longest, np.float64),
-        np.empty(longest, np.int64),
-    )  # fmt: skip
-    work = Work(
-        np.zeros(WIDE, np.float32), np.empty(WIDE, np.int64), np.empty(WIDE, np.float32),
-        np.empty(WIDE + 1, np.int64),
+        np.empty(longest, np.int64), np.empty(longest + 1, np.float64), np.empty(256, np.float64),
+        np.empty(longest, np.float64), np.empty(longest, np.int64),
     )  # fmt: skip
     for code in range(255):
         x = code / (255.0 - code) * model.stretch
@@ -468,7 +377,7 @@ def search(lists, docs, allowed, model, batch, k, pruned, out_scores, out_ids):
             while warm < n and read + lists.counts[query.terms[warm]] <= budget:
                 read += lists.counts[query.terms[warm]]
                 warm += 1
-            if read >= k:
+            if read >= k and budget > WORTH:
                 size = _collect(
                     lists, docs, allowed, model, query, warm, constant, k, known, work, scores, ids
                 )  # fmt: skip
@@ -480,4 +389,4 @@ def search(lists, docs, allowed, model, batch, k, pruned, out_scores, out_ids):
             size -= 1
             out_scores[q, size], out_ids[q, size] = scores[0], ids[0]
             scores[0], ids[0] = scores[size], ids[size]
-            _sift_down(scores, ids, size)
+            sift_down(scores, ids, size)

@@ -15,11 +15,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..environment import plain_kernels
 from ..errors import InputError
 from ..shapes import Floats, Ints
 from ..store.snapshot import write_snapshot
@@ -63,6 +65,7 @@ class BM25:
         self._reader = Reader(as_source(tokenizer))
         self._postings = Postings(self.variant)
         self._row_of: dict[int, int] = {}
+        self._rooms: dict[str, list[Any]] = {}  # for searches to work in, by engine
         self._next = 0  # the first id that was never in use, by default
         self._changes = threading.Lock()  # one change after the other
         self._view = SharedLock()  # held shared to search, exclusively to publish a change
@@ -148,8 +151,8 @@ class BM25:
             count = len(batch.offsets) - 1
             scores, ids = np.full((count, k), -np.inf, np.float32), np.full((count, k), -1, np.int64)
             allowed = p.docs.live if filter is None else self._allowed(as_ids(filter, "filter"))
-            model, engine = self._model(), p.engine()
-            depth = min(k, p.documents)
+            model, engine = self._model(), _engine()
+            depth, rooms = min(k, p.documents), self._rooms.setdefault(engine.__name__, [])
 
             def job(first: int) -> None:
                 last = min(first + QUERIES_PER_JOB, count)
@@ -157,7 +160,9 @@ class BM25:
                 out = np.empty((last - first, depth), np.float32), np.empty((last - first, depth), np.int64)
                 out[0].fill(-np.inf)
                 out[1].fill(-1)
-                engine.search(p.lists, p.docs, allowed, model, part, depth, True, *out)
+                room = rooms.pop() if rooms else engine.new_work()
+                engine.search(p.lists, p.docs, allowed, model, part, room, depth, True, *out)
+                rooms.append(room)
                 scores[first:last, :depth], ids[first:last, :depth] = out
 
             if depth and count <= QUERIES_PER_JOB:
@@ -195,7 +200,7 @@ class BM25:
             return Explanation(id, score, int(length[0]), p.average, p.documents, parts, float(everywhere))
 
     def stats(self) -> dict[str, Any]:
-        """documents, terms, tokens, average_length, postings, dead_postings (of removed documents), bytes (of arrays)."""
+        """documents, terms, tokens, average_length, postings, dead_postings (of removed ones), bytes (of arrays)."""
         with self._view.shared():
             p = self._postings
             return {
@@ -282,6 +287,14 @@ class BM25:
         allowed = np.zeros_like(p.docs.live)
         allowed[rows] = 1
         return allowed
+
+
+def _engine() -> ModuleType:
+    if plain_kernels():
+        return plain
+    from ..kernels import lexical
+
+    return lexical
 
 
 def _whole(name: str, value: Any) -> int:

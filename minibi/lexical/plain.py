@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def append(lists: Any, docs: Any, flat: NDArray, offsets: NDArray, first: int, s
 
 
 def count_documents(flat: NDArray, offsets: NDArray, need: NDArray) -> None:
-    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for begin, end in pairwise(offsets.tolist()):
         need[np.unique(flat[begin:end])] += 1
 
 
@@ -93,9 +94,13 @@ def constant(model: Model, weights: list[float]) -> np.float32:
     return np.float32(total)
 
 
+def new_work() -> None:
+    """The kernel needs room, this does not."""
+
+
 def search(
-    lists: Any, docs: Any, allowed: NDArray, model: Model, batch: Any, k: int, pruned: bool, out_scores: NDArray,
-    out_ids: NDArray,
+    lists: Any, docs: Any, allowed: NDArray, model: Model, batch: Any, work: None, k: int, pruned: bool,
+    out_scores: NDArray, out_ids: NDArray,
 ) -> None:  # fmt: skip
     """The k best of each query, by summing up every document."""
     for q in range(len(out_ids)):

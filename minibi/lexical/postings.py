@@ -39,7 +39,9 @@ class Lists(NamedTuple):
     dfs: NDArray[np.int32]  # live documents that hold the term
     tops: NDArray[np.float32]
     lines: NDArray[np.int32]  # where the term stands in the table, -1 for seldom ones
-    table: NDArray[np.uint8]  # [lines, blocks of rows]: a code >= the largest x in the block, 0 if the term is not in it
+    table: NDArray[
+        np.uint8
+    ]  # [lines, blocks of rows]: a code >= the largest x in the block, 0 if the term is not in it
 
 
 class Docs(NamedTuple):
@@ -88,9 +90,9 @@ class Postings:
             from . import plain
 
             return plain
-        from ..kernels import lexical
+        from ..kernels import postings
 
-        return lexical
+        return postings
 
     def append(self, ids: NDArray[np.int64], flat: NDArray[np.int32], offsets: NDArray[np.int64], terms: int) -> None:
         """Adds documents with the term ids flat[offsets[d] : offsets[d + 1]], all below `terms`."""
@@ -179,6 +181,7 @@ class Postings:
             problems.append("the totals are wrong")
         s0, s1 = self.variant.slope(self.reference)
         x = tfs / (s0 + s1 * lengths[rows])
+        x[~live[rows]] = 0
         there = (lists.lines[terms] >= 0) & (rows // BLOCK < lists.table.shape[1])
         codes = lists.table[lists.lines[terms[there]], rows[there] // BLOCK]
         if (x > lists.tops[terms] * 1.000001).any() or (x[there] / (x[there] + 1) * 255 > codes * 1.000001).any():

@@ -127,14 +127,22 @@ class Reader:
                 raise InputError("queries must be all of one kind: strings, lists of terms, or {term: weight}")
             weights = [_weight(w) for query in found for w in query.values()]
             found = [list(query) for query in found]
+        if set(map(type, found)) <= {list, tuple}:
+            try:
+                terms = list(map(self.vocabulary.get, chain.from_iterable(found)))
+            except TypeError:
+                terms = [None]
+            if None not in terms:  # all of them are terms that are known
+                ends = np.cumsum([0, *map(len, found)], dtype=np.int64)
+                return Batch(np.array(terms, np.int32), np.array(weights) if weights else np.ones(len(terms)), ends)
         words, number = self._words(found, "query")
         flat: list[int | None] = []
         ends = [0]
         for some in words:
             flat.extend(map(number.get, some) if number is self.vocabulary else self._look_up(some))
             ends.append(len(flat))
-        terms = np.array([-1 if i is None else i for i in flat], np.int32)
-        return Batch(terms, np.array(weights) if weights else np.ones(len(terms)), np.array(ends, np.int64))
+        numbers = np.array([-1 if i is None else i for i in flat], np.int32)
+        return Batch(numbers, np.array(weights) if weights else np.ones(len(numbers)), np.array(ends, np.int64))
 
     def _look_up(self, keys: Sequence[Any]) -> list[int]:
         """Numbers of words that need not be known, and do not become so."""
@@ -153,8 +161,10 @@ class Reader:
         if all(isinstance(text, str) for text in texts):
             return self.source.keys([str(text) for text in texts]), self._known
         for i, text in enumerate(texts):
-            if isinstance(text, str) or not isinstance(text, Sequence):
-                raise InputError(f"{name} number {i} is {type(text).__name__}: pass strings only, or lists of terms only")
+            if isinstance(text, str) != isinstance(texts[0], str) or not isinstance(text, Sequence):
+                raise InputError(
+                    f"{name} number {i} is {type(text).__name__}: pass strings only, or lists of terms only"
+                )
             if not all(issubclass(kind, str) for kind in set(map(type, text))):
                 raise InputError(f"{name} number {i} holds a term that is not a string")
         return texts, self.vocabulary
@@ -212,5 +222,3 @@ def as_new_ids(ids: Any, count: int) -> Ids:
     if (counts > 1).any():
         raise InputError(f"id {values[counts > 1][0]} is given twice")
     return new
-
-

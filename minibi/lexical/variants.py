@@ -63,7 +63,7 @@ def idf(variant: str, df: NDArray[Any], documents: int) -> NDArray[np.float64]:
         "bm25l": lambda: np.log((n + 1.0) / (df + 0.5)),
         "bm25+": lambda: np.log((n + 1.0) / df),
     }
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # df = 0
         return np.where(df > 0, formula[variant](), 0.0)
 
 

@@ -38,7 +38,11 @@ _STEP_3 = {
     "ful": "", "ness": "", "ative": "",
 }  # fmt: skip
 _STEP_4 = dict.fromkeys(
-    "al ance ence er ic able ible ant ement ment ent ism ate iti ous ive ize ion".split(), ""
+    (
+        "al", "ance", "ence", "er", "ic", "able", "ible", "ant", "ement", "ment", "ent", "ism", "ate", "iti", "ous",
+        "ive", "ize", "ion",
+    ),
+    "",
 )  # fmt: skip
 
 

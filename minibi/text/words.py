@@ -22,9 +22,12 @@ from .stemmer import stem
 
 # The stop words of Lucene's English analyzer: rare enough in queries that matter, and a third of running text.
 ENGLISH_STOP_WORDS = frozenset(
-    "a an and are as at be but by for if in into is it no not of on or such that the their then there these they this "
-    "to was will with".split()
-)
+    (
+        "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no", "not",
+        "of", "on", "or", "such", "that", "the", "their", "then", "there", "these", "they", "this", "to", "was",
+        "will", "with",
+    )
+)  # fmt: skip
 
 _ASCII = "".join(chr(c).lower() if chr(c).isalnum() or chr(c) == "_" else " " for c in range(128))
 # Accents and points that may be left out in writing: Latin, Greek, Cyrillic, Hebrew, Arabic; marks drawn around or
