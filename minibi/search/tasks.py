@@ -125,24 +125,18 @@ def duplicates(embeddings: ArrayLike, threshold: float = 0.95) -> list[list[int]
     """
     unit = unit_rows(as_vectors(embeddings))
     limit = _threshold(threshold)
-    parent = list(range(len(unit)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
+    label = np.arange(len(unit))  # the first member of each one's group
     step = max(1, BLOCK // max(1, len(unit)))
     for start in range(0, len(unit), step):
-        block = unit[start : start + step] @ unit[start:].T
-        for i, j in np.argwhere(block >= limit).tolist():
-            if i < j:
-                a, b = root(start + i), root(start + j)
-                parent[max(a, b)] = min(a, b)
+        alike = unit[start : start + step] @ unit[start:].T >= limit
+        for i, row in enumerate(alike):
+            row[i] = True
+            linked = np.unique(label[start:][row])
+            if len(linked) > 1:
+                label[np.isin(label, linked)] = linked[0]
     groups: dict[int, list[int]] = {}
-    for i in range(len(unit)):
-        groups.setdefault(root(i), []).append(i)
+    for i, first in enumerate(label.tolist()):
+        groups.setdefault(first, []).append(i)
     return [group for group in groups.values() if len(group) > 1]
 
 
