@@ -166,6 +166,16 @@ def test_same_texts_are_no_negatives():
     assert L.info_nce(*x, masks=none, directions=ALL)[0] == L.info_nce(*x, directions=ALL)[0]
 
 
+@given(st.lists(st.text("abcdefgh", min_size=3, max_size=3), min_size=1, max_size=7))
+def test_same_texts_by_definition(rows):
+    q, p, n = zip(*rows, strict=True)  # each row three texts of one letter
+    about = [{x, y} for x, y in zip(q, p, strict=True)]
+    known = [set().union(*(other for other in about if mine & other)) for mine in about]
+    masks = L.same_text_masks(q, p, n)
+    np.testing.assert_array_equal(masks["query_to_doc"], [[text in mine for text in p + n] for mine in known])
+    np.testing.assert_array_equal(masks["doc_to_query"], [[text in mine for text in q] for mine in known])
+
+
 def test_masks_merge_by_or():
     a, b = {"query_to_doc": np.eye(2, dtype=bool)}, {"query_to_doc": ~np.eye(2, dtype=bool), "x": np.ones(1, bool)}
     merged = L.merge_masks(a, b)

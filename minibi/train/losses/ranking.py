@@ -187,14 +187,22 @@ def same_text_masks(queries: Sequence[str], *documents: Sequence[str]) -> dict[s
     columns = [list(queries), *map(list, documents)]
     if len(columns) < 2 or any(len(c) != len(columns[0]) for c in columns):
         raise InputError("same_text_masks needs queries, positives and hard negatives of the same number")
-    number: dict[str, int] = {}
-    ids = [np.array([number.setdefault(text, len(number)) for text in c], np.int64) for c in columns]
-    b = len(ids[0])
-    holds = np.zeros((b, len(number)), np.float32)  # row i is about text t
-    holds[np.arange(b), ids[0]] = holds[np.arange(b), ids[1]] = 1
-    related = (holds @ holds.T > 0).astype(np.float32)  # (B, B)
-    known = related @ holds > 0  # (B, texts)
-    to_query, to_doc = known[:, ids[0]], known[:, np.concatenate(ids[1:])]
+    b = len(columns[0])
+    rows: dict[str, list[int]] = {}  # text -> the rows that are about it
+    as_query: dict[str, list[int]] = {}  # text -> where it stands among the candidates
+    as_doc: dict[str, list[int]] = {}
+    for i, pair in enumerate(zip(columns[0], columns[1], strict=True)):
+        as_query.setdefault(pair[0], []).append(i)
+        for text in dict.fromkeys(pair):
+            rows.setdefault(text, []).append(i)
+    for j, text in enumerate(text for column in columns[1:] for text in column):
+        as_doc.setdefault(text, []).append(j)
+    to_query, to_doc = np.zeros((b, b), bool), np.zeros((b, b * (len(columns) - 1)), bool)
+    for i in range(b):
+        related = {k for column in columns[:2] for k in rows[column[i]]}
+        for text in {column[k] for column in columns[:2] for k in related}:
+            to_query[i, as_query.get(text, [])] = True
+            to_doc[i, as_doc.get(text, [])] = True
     return {"query_to_doc": to_doc, "doc_to_doc": to_doc, "doc_to_query": to_query, "query_to_query": to_query}
 
 
