@@ -1,24 +1,27 @@
 """A training step of MiniLM beside torch's: forward, backward, AdamW on 32 texts of 128 tokens, the same arithmetic.
 
-    python -m benchmarks.training                # times in turns, then peak memory, each in a process of its own
+    python -m benchmarks.training                # times in turns, and peak memory
     python -m benchmarks.training --threads 1 --rounds 15
 
 The loss is half the squared length of all vectors (mean-pooled, not normalized), so that nothing but the model takes
 time; both begin with the same weights, and the first loss and gradient norm are compared before anything is timed.
-The contenders take turns, step by step, and the ratio is the median over rounds. Dropout is off, AdamW decays
+Each contender has a process of its own; they take turns, step by step, and the ratio is the median over rounds.
+Dropout is off, AdamW decays
 matrices alone, every parameter is trained, the table of words included.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from .common import ROOT, Ratio, interleave, limit_threads, machine, memory, say
+from .common import ROOT, Ratio, limit_threads, machine, memory, ratio, say
 
 MODEL = ROOT / "weights" / "all-MiniLM-L6-v2"
 TEXTS, LENGTH, RATE, DECAY = 32, 128, 2e-5, 0.01
@@ -76,7 +79,7 @@ def torchs(threads: int) -> Step:
         if not first:
             first.append(float(torch.nn.utils.get_total_norm([p.grad for p in parameters])))
         optimizer.step()
-        return float(loss), first[0]
+        return loss.item(), first[0]
 
     return step
 
@@ -89,10 +92,29 @@ def _ids() -> list[list[int]]:
     return [[draw.randrange(1000, 30000) for _ in range(LENGTH)] for _ in range(TEXTS)]
 
 
-def _peak(name: str, threads: int) -> float:
-    """Peak resident memory in MB of a process that takes three steps."""
-    command = [sys.executable, "-m", "benchmarks.training", "--child", name, "--threads", str(threads)]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+class Child:
+    """A contender in a process of its own, so that neither meets the other's threads, which may still be spinning."""
+
+    def __init__(self, name: str, threads: int):
+        command = [sys.executable, "-m", "benchmarks.training", "--child", name, "--threads", str(threads)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.loss, self.norm = self.ask("step")[1:]
+
+    def ask(self, what: str) -> list[float]:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(what, file=self._process.stdin, flush=True)
+        return json.loads(self._process.stdout.readline())
+
+
+def answer(step: Step) -> None:
+    """The child's side: each line on stdin is answered by one on stdout."""
+    for line in sys.stdin:
+        if line == "peak\n":
+            print(json.dumps([memory()["peak"]]), flush=True)
+        else:
+            start = time.perf_counter()
+            loss, norm = step()
+            print(json.dumps([time.perf_counter() - start, loss, norm]), flush=True)
 
 
 def main() -> None:
@@ -102,33 +124,25 @@ def main() -> None:
     parser.add_argument("--child", choices=["minibi", "torch"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     limit_threads(arguments.threads)
-    makers: dict[str, Callable[[], Step]] = {"minibi": ours, "torch": lambda: torchs(arguments.threads)}
     if arguments.child:
-        step = makers[arguments.child]()
-        for _ in range(3):
-            step()
-        print(json.dumps(memory()["peak"]))
+        answer(ours() if arguments.child == "minibi" else torchs(arguments.threads))
         return
-    steps: dict[str, Step] = {}
-    for name, make in makers.items():
-        try:
-            steps[name] = make()
-        except ImportError as missing:
-            say(f"{name} takes no part: {missing}")
-    found = {name: step() for name, step in steps.items()}
-    for name, (loss, norm) in found.items():
-        say(f"{name}: first loss {loss:.6f}, gradient norm {norm:.6f}")
-    times = interleave(steps, arguments.rounds)
-    print(machine())
+    children = {"minibi": Child("minibi", arguments.threads)}
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
+        children["torch"] = Child("torch", arguments.threads)
+    for name, child in children.items():
+        say(f"{name}: first loss {child.loss:.6f}, gradient norm {child.norm:.6f}")
+        child.ask("step")  # memory is laid out by now
+    times: dict[str, list[float]] = {name: [] for name in children}
+    for _ in range(arguments.rounds):
+        for name, child in children.items():
+            times[name].append(child.ask("step")[0])
+    print(json.dumps(machine()))
     for name, seconds in times.items():
-        each = Ratio.of(seconds)
-        tokens = TEXTS * LENGTH / each.median
-        print(
-            f"{name:8s} {each.median:.3f} s a step, {tokens:.0f} tokens/s; peak {_peak(name, arguments.threads):.0f} MB"
-        )
+        each, peak = Ratio.of(seconds), children[name].ask("peak")[0]
+        print(f"{name:8s} {each} s a step, {TEXTS * LENGTH / each.median:.0f} tokens/s; peak {peak:.0f} MB")
     if "torch" in times:
-        ratio = Ratio.of([t / m for t, m in zip(times["torch"], times["minibi"], strict=True)])
-        print(f"torch / minibi: {ratio}")
+        print(f"torch / minibi: {ratio(times['torch'], times['minibi'])}")
 
 
 if __name__ == "__main__":
