@@ -11,12 +11,13 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import simd
-from .attention import copy_block, copy_float, transpose_block
+from .attention import copy_block, transpose_block
 from .cache import kernel
-from .matmul import ADDRESS, AHEAD, PANEL, ROWS, VECTORS
+from .matmul import ADDRESS, AHEAD, PANEL, ROWS, VECTORS, tile
 from .simd import LANES, Loop, i64
 
-BLOCK = 512  # tokens whose part of X stays in cache while all of dY's columns pass
+BLOCK = 2048  # tokens whose part of X stays in cache while all of dY's columns pass
+SCRATCH = BLOCK * PANEL + LANES
 
 
 def column_tile(vectors: int):
@@ -60,23 +61,7 @@ def column_tile(vectors: int):
     return multiply
 
 
-add_columns = column_tile(VECTORS)
-
-
-@intrinsic
-def pack_columns(typing_context, a, lda, count, out):
-    """ROWS columns of `a` [count, ...] end to end, [count, ROWS]; up to LANES floats beyond may be read and written."""
-
-    def generate(context, builder, signature, args):
-        e = builder
-        a, lda, count, out = args
-        with Loop(e, count) as loop:  # each store leaves a surplus behind, which the next one covers
-            x = simd.load(e, e.add(a, e.mul(loop.index, lda)))
-            simd.store(e, x, e.add(out, e.mul(loop.index, i64(4 * ROWS))))
-            loop.next()
-        return context.get_dummy_value()
-
-    return types.void(*[ADDRESS] * 4), generate
+add_panel = tile(VECTORS, add=True)
 
 
 @kernel
@@ -100,34 +85,42 @@ def pack_rows(w, first, last, panels):
             copy_block(w.ctypes.data + 4 * (k * i + PANEL * p), PANEL, panels.ctypes.data + 4 * PANEL * (n * p + i))
 
 
-def scratch_floats(n: int) -> int:
-    """How much scratch `weight_grad` needs for N columns of dy."""
-    return BLOCK * (PANEL + n + ROWS) + 2 * LANES
+def padded_tokens(tokens: int) -> int:
+    """How long a row of dy^T is: never a multiple of a page, or all rows would contend for the same lines of cache."""
+    padded = -(-tokens // LANES) * LANES
+    return padded + LANES if padded % 1024 == 0 else padded
 
 
 @kernel
-def weight_grad(dy, x, first, last, scratch, dw):
-    """Panels `first` to `last` of the columns of dw [N, K] = dy^T @ x, dy [T, N], x [T, K]; K % PANEL == 0.
+def transpose(dy, first, last, out):
+    """Columns of sixteen tokens, `first` to `last`, of out [N, padded T] = dy^T, dy [T, N]; N % 16 == 0.
 
-    scratch: `scratch_floats(N)`, of this thread alone.
+    The last token is repeated up to a multiple of 16.
     """
     tokens, n = dy.shape
-    k = x.shape[1]
-    tiles = (n + ROWS - 1) // ROWS
+    stride = 4 * out.shape[1]
+    for i in range(0, n, LANES):
+        for j in range(first, last):
+            t = LANES * j
+            source, target = dy.ctypes.data + 4 * (n * t + i), out.ctypes.data + stride * i + 4 * t
+            transpose_block(source, 4 * n, min(LANES, tokens - t), target, stride)
+
+
+@kernel
+def weight_grad(left, x, first, last, scratch, dw):
+    """Panels `first` to `last` of the columns of dw [N, K] = left @ x, left = dy^T by `transpose`, x [T, K].
+
+    K % PANEL == 0. scratch: SCRATCH floats of this thread alone.
+    """
+    tokens, k = x.shape
+    n, stride = left.shape[0], 4 * left.shape[1]
     panel = (scratch.ctypes.data + 63) // 64 * 64
-    columns = panel + 4 * BLOCK * PANEL
     dw[:, PANEL * first : PANEL * last] = 0
-    for t in range(0, tokens, BLOCK):
-        count = min(BLOCK, tokens - t)
-        for i in range(tiles):
-            source, out = dy.ctypes.data + 4 * (n * t + ROWS * i), columns + 4 * ROWS * BLOCK * i
-            pack_columns(source, 4 * n, count - 1, out)
-            for j in range(min(ROWS, n - ROWS * i)):  # nothing may be read behind the last row
-                copy_float(source + 4 * (n * (count - 1) + j), out + 4 * (ROWS * (count - 1) + j))
-        for p in range(first, last):
+    for p in range(first, last):
+        for t in range(0, tokens, BLOCK):
+            count = min(BLOCK, tokens - t)
             for i in range(count):
                 copy_block(x.ctypes.data + 4 * (k * (t + i) + PANEL * p), PANEL, panel + 4 * PANEL * i)
-            for i in range(tiles):
-                out = dw.ctypes.data + 4 * (k * ROWS * i + PANEL * p)
-                a = columns + 4 * ROWS * BLOCK * i
-                add_columns(a, 4 * ROWS, panel, count, out, 4 * k, min(ROWS, n - ROWS * i))
+            for i in range(0, n, ROWS):
+                a, out = left.ctypes.data + stride * i + 4 * t, dw.ctypes.data + 4 * (k * i + PANEL * p)
+                add_panel(a, stride, panel, count, out, 4 * k, min(ROWS, n - i))

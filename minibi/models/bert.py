@@ -147,8 +147,8 @@ def canonical_name(stored: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def getter(tensors: Mapping[str, NDArray], where: object) -> Callable[..., NDArray]:
-    """get(name, *shape): the tensor of that name, its shape checked and its numbers finite. Raises ModelError."""
+def getter(tensors: Mapping[str, NDArray], where: object, finite: bool = True) -> Callable[..., NDArray]:
+    """get(name, *shape): the tensor of that name, its shape checked and (finite) its numbers too. Raises ModelError."""
 
     def get(name: str, *shape: int) -> NDArray:
         if name not in tensors:
@@ -158,7 +158,7 @@ def getter(tensors: Mapping[str, NDArray], where: object) -> Callable[..., NDArr
             raise ModelError(f"{where}: {name} is stored as {tensor.dtype}: only float weights are supported")
         if tensor.shape != shape:
             raise ModelError(f"{where}: {name} has shape {list(tensor.shape)}, the config says {list(shape)}")
-        if not np.isfinite(tensor).all():
+        if finite and not np.isfinite(tensor).all():
             raise ModelError(f"{where}: {name} holds NaN or infinity")
         return tensor
 
@@ -176,13 +176,20 @@ def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, where: object, pa
 
 
 def read_params(
-    tensors: Mapping[str, NDArray], config: BertConfig, ops: Any, where: object = "model", compute: str = "float32"
+    tensors: Mapping[str, NDArray],
+    config: BertConfig,
+    ops: Any,
+    where: object = "model",
+    compute: str = "float32",
+    finite: bool = True,
 ) -> Params:
     """Arrays of a BERT from tensors under their canonical names; compute "int8": the layers' matrices as bytes.
 
+    finite: look for NaN and infinity, which takes time where it is done for every batch.
+
     Raises ModelError for a missing or misshapen tensor.
     """
-    get = getter(tensors, where)
+    get = getter(tensors, where, finite)
     matrix = ops.matrix8 if compute == "int8" else ops.matrix
     c, f = config.channels, config.feed_forward
 

@@ -73,11 +73,12 @@ def _multiply(x: Floats, panels: Floats, b: Floats, kind: int, out: Floats, resi
 
 def _weight_grad(dy: Floats, x: Floats) -> Floats:
     """dy^T x, [N, K], as a view [K, N]."""
-    dw = empty((dy.shape[1], x.shape[1]))
+    tokens, n = dy.shape
+    left, dw = empty((n, matmul_grad.padded_tokens(tokens))), empty((n, x.shape[1]))
+    parallel_ranges(lambda first, last: matmul_grad.transpose(dy, first, last, left), -(-tokens // 16))
 
     def some(first: int, last: int) -> None:
-        scratch = empty((matmul_grad.scratch_floats(dy.shape[1]),))
-        matmul_grad.weight_grad(dy, x, first, last, scratch, dw)
+        matmul_grad.weight_grad(left, x, first, last, np.empty(matmul_grad.SCRATCH, np.float32), dw)
 
     parallel_ranges(some, x.shape[1] // PANEL)
     return dw.T
@@ -296,6 +297,14 @@ def embed_grad(
             tables[-1].fill(0)
             norm_grad.add_rows(dtotal, rows, tables[-1])
     return None, None, None, *tables, *sums.sum(axis=0)[:2]
+
+
+def accumulate(total: Floats, grad: Floats) -> None:
+    """total += grad."""
+    if total.ndim == 2 and total.shape[1] % 16 == 0 and total.flags.c_contiguous and grad.flags.c_contiguous:
+        _chunks(lambda _, s, e: norm_grad.add(grad[s:e], total[s:e]), len(total))
+    else:
+        total += grad
 
 
 KEEP = {"embed": embed_keep, "linear_add_norm": linear_add_norm_keep, "linear_gelu": linear_gelu_keep}

@@ -334,6 +334,11 @@ def normalize_grad(dy: Array, x: Array) -> tuple[Array]:
     return (((dy - y * (y * dy).sum(axis=1, keepdims=True)) * inverse).astype(x.dtype),)
 
 
+def accumulate(total: Array, grad: Array) -> None:
+    """total += grad, for an array that was used twice; `total` is the tape's own."""
+    total += grad
+
+
 GRAD: dict[str, Callable[..., tuple]] = {
     "attend": attend_grad,
     "dropout": dropout_grad,

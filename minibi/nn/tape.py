@@ -89,11 +89,13 @@ class Tape:
         for y, dy in zip(results, dys, strict=True):
             if dy.shape != y.shape:
                 raise InputError(f"the gradient has shape {list(dy.shape)}, the result {list(y.shape)}")
-            _accumulate(grads, y, dy)
+            self._accumulate(grads, y, dy.copy())  # the tape adds to what it holds
         asked = {id(x) for x in of}
         while self._calls:
             call = self._calls.pop()
             dy = [grads.get(id(y)) if id(y) in asked else grads.pop(id(y), None) for y in call.results]
+            for y in call.results:
+                self._arrays.pop(id(y), None)
             if all(d is None for d in dy):
                 continue
             whole = [np.zeros_like(y) if d is None else d for y, d in zip(call.results, dy, strict=True)]
@@ -102,12 +104,14 @@ class Tape:
             found = self._ops.GRAD[call.verb](tuple(whole) if call.several else whole[0], *call.args, **call.options)
             for arg, wants, grad in zip(call.args, call.wanted, found, strict=False):
                 if wants and grad is not None:
-                    _accumulate(grads, arg, grad)
+                    self._accumulate(grads, arg, grad)
         return [grads.get(id(x)) for x in of]
 
-
-def _accumulate(grads: dict[int, Array], x: Array, grad: Array) -> None:
-    grads[id(x)] = grads[id(x)] + grad if id(x) in grads else grad
+    def _accumulate(self, grads: dict[int, Array], x: Array, grad: Array) -> None:
+        if id(x) not in grads:
+            grads[id(x)] = grad
+        else:
+            self._ops.accumulate(grads[id(x)], grad)
 
 
 # verbs whose gradients leave out what nobody wants

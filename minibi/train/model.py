@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..environment import plain_kernels
-from ..errors import InputError
+from ..errors import InputError, ModelError
 from ..models import bert
 from ..models.bi_encoder import BiEncoder
 from ..models.convert import write_model
@@ -113,20 +113,20 @@ class Trainable:
         """Vectors [B, dim] of texts, or logits [B, labels] of pairs, with the way back to the parameters.
 
         prompt_tokens: how many tokens of each text are a prompt's, for models that pool without it.
-        Raises ModelError if a parameter is no longer finite, InputError for texts beyond the model's positions.
+        Raises ModelError if the output is not finite, InputError for texts beyond the model's positions.
         """
-        wanted, p = self.trainable, self.parameters
+        p = self.parameters
         bert.check_lengths(batch, self.config)
-        tape = Tape(self._verbs(), wanted.values(), dropout)
+        tape = Tape(self._verbs(), self.trainable.values(), dropout)
         where = f"{self.encoder.name} in training"
-        params = bert.read_params(p, self.config, tape, where)
+        params = bert.read_params(p, self.config, tape, where, finite=False)
         h = bert.layers(
             tape, params, self.config, batch.ids, batch.types, batch.positions(), batch.starts, first_only=self.pairs
         )
         if isinstance(self.encoder, CrossEncoder):
             x = tape.linear_tanh(h, tape.matrix(p["pooler.dense.weight"]), p["pooler.dense.bias"])
             x = tape.linear(tape.dropout(x), tape.matrix(p["classifier.weight"]), p["classifier.bias"])
-            return Run(x, tape, wanted)
+            return self._run(x, tape)
         pooling = self.encoder.modules.pooling
         x = tape.pool(h, batch.starts, pooling.modes, 0 if pooling.include_prompt else prompt_tokens)
         for step in self.encoder.modules.steps:
@@ -137,7 +137,12 @@ class Trainable:
                 x = step.apply(tape, x, tape.matrix(weight), bias)
             else:
                 x = step(tape, x)
-        return Run(x, tape, wanted)
+        return self._run(x, tape)
+
+    def _run(self, output: NDArray, tape: Tape) -> Run:
+        if not np.isfinite(output).all():
+            raise ModelError("the model gives NaN or infinity: lower the learning rate, or go back to a checkpoint")
+        return Run(output, tape, self.trainable)
 
     def _verbs(self) -> Any:
         """Kernels, but NumPy for float64 and under MINIBI_KERNELS=plain."""

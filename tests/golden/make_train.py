@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def bi_encoder(name: str, prefix: str):
         parameters |= dense
 
     def loss() -> torch.Tensor:
-        states = [model(ids[None, s:e]).last_hidden_state[0] for s, e in zip(starts, starts[1:], strict=False)]
+        states = [model(ids[None, s:e]).last_hidden_state[0] for s, e in pairwise(starts)]
         if name == "tiny-bert":
             return loss_of_texts(torch.stack([h.mean(0) for h in states]))
         first = torch.stack([h[0] for h in states])

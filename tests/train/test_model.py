@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def start(golden, golden_arrays, load):
             return Trainable(load(CrossEncoder, golden / name), **options), pack(given["ids"][:8], given["types"][:8])
         arrays, prefix = golden_arrays("tiny"), "new_encode_" if "new" in name else ""
         ids, starts = arrays[prefix + "ids"], arrays[prefix + "starts"][:9]
-        batch = pack([ids[s:e] for s, e in zip(starts, starts[1:], strict=False)])
+        batch = pack([ids[s:e] for s, e in pairwise(starts)])
         return Trainable(load(BiEncoder, golden / name), **options), batch
 
     return start
