@@ -39,9 +39,9 @@ class IVFIndex(Index):
 
     dim, metric, store: as for every index. nlist: by default 4 sqrt(n) of the n vectors there are at training. codes:
     "int8", "int4" or "float16" are scanned in the lists and the best `ef` ordered by the vectors as stored; None scans
-    those at once. train_size: vectors that start the training. seed: of the training. `search` takes `nprobe`, the lists
-    read (default `index.nprobe`, or a 32nd of all), and `ef`, the candidates kept where there are codes (default
-    `index.ef`, 100, and never less than k).
+    those at once. train_size: vectors that start the training. seed: of the training. `search` takes `nprobe`, the
+    lists read (default `index.nprobe`, or a 32nd of all), and `ef`, the candidates kept where there are codes
+    (default `index.ef`, 100, and never less than k).
     """
 
     kind: ClassVar[str] = "ivf-index"
@@ -123,10 +123,8 @@ class IVFIndex(Index):
 
         metric = distance.SQUARED_L2 if self.metric == "l2" else distance.DOT
         out = np.empty((len(encoded), keep), np.int64)
-        lists = scope.lists
-        ivf.search_coded(
-            lists.order, lists.starts, scope.mask, scope.cells, codes, encoded, codec.kind, metric, codec.width, keep, out
-        )
+        where = scope.lists.order, scope.lists.starts, scope.mask, scope.cells
+        ivf.search_coded(*where, codes, encoded, codec.kind, metric, codec.width, keep, out)
         return out
 
     def _rank(self, scope: Scope) -> tuple[Floats, Ints]:
@@ -139,7 +137,8 @@ class IVFIndex(Index):
             for q, one in enumerate(encoded):
                 which = scope.rows_of(q) if candidates is None else candidates[q][candidates[q] >= 0]
                 which = np.concatenate([which, scope.tail])
-                out[0][q], out[1][q] = rank_plain(codec.distances_plain(rows[which], one, self.metric), which, ids, scope.k)
+                distances = codec.distances_plain(rows[which], one, self.metric)
+                out[0][q], out[1][q] = rank_plain(distances, which, ids, scope.k)
             return out
         from ..kernels import distance, ivf
 
@@ -154,7 +153,7 @@ class IVFIndex(Index):
     # ------------------------------------------------------------------ training
 
     def train(self, vectors: ArrayLike) -> None:
-        """Learns from vectors [n, dim] instead of the first that are added. Raises InputError, if already trained too."""
+        """Learns from vectors [n, dim] instead of the first that are added. Raises InputError."""
         x = self._prepare(vectors, "vectors")
         with self._lock:
             if self.trained:

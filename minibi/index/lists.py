@@ -48,7 +48,9 @@ class Scope:
 
     def rows_of(self, q: int) -> Ints:
         """The rows a plain search of query q visits, tail apart."""
-        rows = np.concatenate([self.lists.order[self.lists.starts[c] : self.lists.starts[c + 1]] for c in self.cells[q]])
+        rows = np.concatenate(
+            [self.lists.order[self.lists.starts[c] : self.lists.starts[c + 1]] for c in self.cells[q]]
+        )
         rows = rows[rows >= 0].astype(np.int64)
         return rows[self.mask[rows]]
 

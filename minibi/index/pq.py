@@ -38,8 +38,8 @@ class IVFPQIndex(IVFIndex):
 
     dim, metric, nlist, store, train_size, nprobe, seed: as for IVFIndex. M: numbers per vector, by default a quarter of
     `dim`. bits of each: 4, scanned 64 at a time in registers, or 8. rotation of the residuals before they are cut:
-    "none", "random" (that of `minibi.index.codes`, for vectors whose coordinates differ in weight), or "opq", learned (Ge
-    et al. 2013).
+    "none", "random" (that of `minibi.index.codes`, for vectors whose coordinates differ in weight), or "opq", learned
+    (Ge et al. 2013).
     """
 
     kind: ClassVar[str] = "ivfpq-index"
@@ -167,7 +167,8 @@ class IVFPQIndex(IVFIndex):
         bases = -scope.products
         if self.metric == "l2":
             square = np.square(scope.queries, dtype=np.float64).sum(axis=1)[:, None]
-            bases = (square + 2 * (self._shifts(learned)[scope.cells].astype(np.float64) - scope.products)).astype(np.float32)
+            shifts = self._shifts(learned)[scope.cells].astype(np.float64)
+            bases = (square + 2 * (shifts - scope.products)).astype(np.float32)
         queries = self._cut_queries(scope.queries, learned)
         if plain_kernels():
             return self._candidates_plain(scope, tables_plain(queries, books), bases)
@@ -183,9 +184,7 @@ class IVFPQIndex(IVFIndex):
         small = np.empty((len(queries), -(-self.M // 4) * 4, 16), np.uint8)
         scales, offsets = np.empty((2, len(queries)), np.float32)
         pq.quantize(exact, largest_byte(self.M), small, scales, offsets)
-        pq.fast_scan(
-            lists.packed["blocks"], lists.packed["block_terms"], *where, small, scales, offsets, keep, out
-        )
+        pq.fast_scan(lists.packed["blocks"], lists.packed["block_terms"], *where, small, scales, offsets, keep, out)
         return out
 
     def _candidates_plain(self, scope: Scope, exact: Floats, bases: Floats) -> Ints:
