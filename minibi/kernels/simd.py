@@ -26,13 +26,14 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from .target import has_avx2, has_byte_dot, widens_halves
+from .target import has_avx2, has_byte_dot, has_wide_byte_shuffle, widens_halves
 
 LANES = 16
 ROUND = 12582912.0  # 1.5 * 2^23: adding it to a small number leaves the nearest integer in the low bits of the sum
 f32, i8, i32, i64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 floats = ir.VectorType(f32, LANES)
 ints = ir.VectorType(i32, LANES)
+octets = ir.VectorType(i8, 4 * LANES)
 
 
 class Lanes:
@@ -168,6 +169,29 @@ def _pair_products(b: ir.IRBuilder, x: Any, y: Any) -> Any:
     first = ir.Constant(ints, list(range(0, 2 * LANES, 2)))
     second = ir.Constant(ints, list(range(1, 2 * LANES, 2)))
     return b.add(b.shuffle_vector(product, product, first), b.shuffle_vector(product, product, second))
+
+
+def shuffle(b: ir.IRBuilder, table: Any, index: Any) -> Any:
+    """Four tables of sixteen bytes, looked up by 64 indices from 0 to 15: byte i reads table i // 16. All <64 x i8>.
+
+    One instruction where registers hold 64 bytes, two with AVX2; elsewhere each entry is chosen by comparison.
+    """
+    if has_wide_byte_shuffle():
+        return _call(b, "llvm.x86.avx512.pshuf.b.512", octets, [table, index])
+    if has_avx2():
+        half = ir.VectorType(i8, 2 * LANES)
+        halves = [ir.Constant(ir.VectorType(i32, 32), list(range(first, first + 32))) for first in (0, 32)]
+        parts = []
+        for order in halves:
+            args = [b.shuffle_vector(v, ir.Constant(octets, ir.Undefined), order) for v in (table, index)]
+            parts.append(_call(b, "llvm.x86.avx2.pshuf.b", half, args))
+        return b.shuffle_vector(*parts, ir.Constant(ir.VectorType(i32, 64), list(range(64))))
+    found = ir.Constant(octets, [0] * 64)
+    for entry in range(16):
+        order = ir.Constant(ir.VectorType(i32, 64), [16 * (i // 16) + entry for i in range(64)])
+        same = b.icmp_unsigned("==", index, ir.Constant(octets, [entry] * 64))
+        found = b.select(same, b.shuffle_vector(table, table, order), found)
+    return found
 
 
 def load(b: ir.IRBuilder, address: Any, offset: int = 0) -> Lanes:

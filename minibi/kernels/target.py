@@ -45,3 +45,8 @@ def widens_halves() -> bool:
 
 def has_avx2() -> bool:
     return target_has("avx2", *_AVX2)
+
+
+def has_wide_byte_shuffle() -> bool:
+    """AVX-512 BW: 64 bytes looked up in four tables of sixteen at once."""
+    return target_has("avx512bw", *_WIDE) and has_wide_registers()

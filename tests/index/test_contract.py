@@ -464,8 +464,7 @@ def test_settings_survive(tmp_path):
 def test_text_form(make, kind, metric):
     index = make(3)
     index.add(random(2, 3))
-    name = {"flat": "FlatIndex", "hnsw": "HNSWIndex"}[kind]
-    assert repr(index) == f"{name}(dim=3, metric={metric!r}, 2 vectors)"
+    assert repr(index) == f"{type(index).__name__}(dim=3, metric={metric!r}, 2 vectors)"
 
 
 # --- any sequence of calls -------------------------------------------------------------------------------------------

@@ -1,0 +1,227 @@
+"""Inverted lists on arrays: which lists to probe, a pool of the best candidates, and the last word by stored vectors.
+
+A candidate is one int64 key that sorts as (estimated distance, row). A pool holds up to twice the keys it has to
+keep; when it is full the better half is selected, and what is beyond its worst need not be looked at any more. So
+the result is the same in whatever order lists, blocks and rows come.
+
+Lists lie end to end: list c owns slots starts[c] .. starts[c + 1] - 1 of `order`, which names a row or is -1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from . import simd
+from .cache import inline, kernel
+from .distance import _keep, distances_of
+from .matmul import ADDRESS
+
+AHEAD = 8  # candidates whose vectors are asked for before they are compared
+
+
+def _cast(source, result):
+    """An intrinsic from the bits of one type to the same bits of another."""
+
+    @intrinsic
+    def cast(typing_context, x):
+        def generate(context, builder, signature, args):
+            return builder.bitcast(args[0], context.get_value_type(result))
+
+        return result(source), generate
+
+    return cast
+
+
+_bits = _cast(types.float32, types.int32)
+_float = _cast(types.int32, types.float32)
+
+
+@intrinsic
+def _prefetch(typing_context, address):
+    def generate(context, builder, signature, args):
+        simd.prefetch(builder, args[0], 0)
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS), generate
+
+
+@inline
+def key_of(d, row):
+    bits = _bits(d + np.float32(0))  # -0.0 becomes 0.0
+    ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))  # negative floats count downward: turn them round
+    return (np.int64(ordered) << 32) | np.int64(row)
+
+
+@inline
+def distance_of(key):
+    ordered = np.int32(key >> 32)
+    return _float(ordered ^ ((ordered >> 31) & np.int32(0x7FFFFFFF)))
+
+
+@inline
+def row_of(key):
+    return key & np.int64(0xFFFFFFFF)
+
+
+@inline
+def room_for(keep):
+    """The length of a pool that keeps so many keys."""
+    return 2 * keep + 64
+
+
+@kernel
+def select(keys, size, keep):
+    """Moves the `keep` smallest of keys[:size], all different, to the front (quickselect, Hoare 1961)."""
+    low, high = 0, size - 1
+    while low < high:
+        a, b, c = keys[low], keys[(low + high) >> 1], keys[high]
+        pivot = max(min(a, b), min(max(a, b), c))
+        i, j = low, high
+        while i <= j:
+            while keys[i] < pivot:
+                i += 1
+            while keys[j] > pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                i += 1
+                j -= 1
+        if keep - 1 <= j:
+            high = j
+        elif keep - 1 >= i:
+            low = i
+        else:
+            return
+
+
+@inline
+def shrink(keys, size, keep):
+    """Keeps the best of a full pool; returns the distance beyond which nothing matters."""
+    select(keys, size, keep)
+    return distance_of(keys[keep - 1])
+
+
+@kernel
+def probes(scores, nlist, nprobe, out_cells, out_scores):
+    """The `nprobe` cells [Q, P] of largest score among scores[:, :nlist], best first, equal ones by number."""
+    keys = np.empty(room_for(nprobe), np.int64)
+    for q in range(scores.shape[0]):
+        size, limit = 0, np.float32(np.inf)
+        for c in range(nlist):
+            d = -scores[q, c]
+            if d <= limit:
+                keys[size] = key_of(d, c)
+                size += 1
+                if size == keys.size:
+                    limit = shrink(keys, size, nprobe)
+                    size = nprobe
+        select(keys, size, nprobe)
+        best = np.sort(keys[:nprobe])
+        for p in range(nprobe):
+            c = row_of(best[p])
+            out_cells[q, p] = c
+            out_scores[q, p] = scores[q, c]
+
+
+@inline
+def gather(order, starts, mask, cells, out):
+    """Rows of the lists `cells` [P] that `mask` lets pass, in `out`; returns how many."""
+    n = 0
+    for p in range(cells.size):
+        for slot in range(starts[cells[p]], starts[cells[p] + 1]):
+            row = np.int64(order[slot])
+            if row >= 0 and mask[row]:
+                out[n] = row
+                n += 1
+    return n
+
+
+@inline
+def longest(starts, cells):
+    """The most slots that one query's lists have together."""
+    most = 0
+    for q in range(cells.shape[0]):
+        n = 0
+        for p in range(cells.shape[1]):
+            n += starts[cells[q, p] + 1] - starts[cells[q, p]]
+        most = max(most, n)
+    return most
+
+
+@kernel
+def rank(rows, ids, which, count, tail, query, k, kind, metric, width, best, found):
+    """The k nearest of which[:count] and of `tail` to one query (uint8), by (distance, id), in best and found [k]."""
+    base, stride = rows.ctypes.data, rows.shape[1]
+    four = np.empty(4, np.int64)
+    total, size = count + tail.size, 0
+    for j in range(k):
+        best[j], found[j] = np.float32(np.inf), -1
+    for j in range(min(AHEAD, count)):
+        for at in range(0, stride, 64):
+            _prefetch(base + stride * which[j] + at)
+    for first in range(0, total, 4):
+        some = min(4, total - first)
+        for j in range(some):
+            at = first + j
+            four[j] = which[at] if at < count else tail[at - count]
+            if at + AHEAD < count:
+                for line in range(0, stride, 64):
+                    _prefetch(base + stride * which[at + AHEAD] + line)
+        distances = distances_of(rows, kind, metric, width, four, 0, some, query.ctypes.data)
+        for j in range(some):
+            if size < k or distances[j] <= best[k - 1]:
+                size = _keep(best, found, size, k, distances[j], four[j], ids)
+
+
+@kernel
+def search_lists(order, starts, mask, cells, rows, ids, tail, queries, k, kind, metric, width, out, out_rows):
+    """The k nearest rows of the probed lists cells [Q, P] and of `tail`: out, out_rows [Q, k], row -1 where none is."""
+    which = np.empty(longest(starts, cells), np.int64)
+    for q in range(cells.shape[0]):
+        n = gather(order, starts, mask, cells[q], which)
+        rank(rows, ids, which, n, tail, queries[q], k, kind, metric, width, out[q], out_rows[q])
+
+
+@kernel
+def search_coded(order, starts, mask, cells, codes, queries, kind, metric, width, keep, out):
+    """The `keep` rows of the probed lists that are nearest by codes uint8 [N, stride]; out [Q, keep], -1 behind."""
+    which = np.empty(longest(starts, cells), np.int64)
+    keys = np.empty(room_for(keep), np.int64)
+    for q in range(cells.shape[0]):
+        n = gather(order, starts, mask, cells[q], which)
+        size, limit = 0, np.float32(np.inf)
+        for first in range(0, n, 4):
+            some = min(4, n - first)
+            distances = distances_of(codes, kind, metric, width, which, first, some, queries[q].ctypes.data)
+            for j in range(some):
+                if distances[j] <= limit:
+                    keys[size] = key_of(distances[j], which[first + j])
+                    size += 1
+                    if size == keys.size:
+                        limit = shrink(keys, size, keep)
+                        size = keep
+        finish(keys, size, keep, out[q])
+
+
+@inline
+def finish(keys, size, keep, out):
+    """The rows of a pool's best, in any order."""
+    if size > keep:
+        select(keys, size, keep)
+        size = keep
+    for j in range(size):
+        out[j] = row_of(keys[j])
+    for j in range(size, out.size):
+        out[j] = -1
+
+
+@kernel
+def rank_candidates(candidates, rows, ids, tail, queries, k, kind, metric, width, out, out_rows):
+    """The k nearest by stored vectors among candidates [Q, R] (-1: none, all behind the others) and `tail`."""
+    for q in range(candidates.shape[0]):
+        n = candidates.shape[1]
+        while n > 0 and candidates[q, n - 1] < 0:
+            n -= 1
+        rank(rows, ids, candidates[q], n, tail, queries[q], k, kind, metric, width, out[q], out_rows[q])
