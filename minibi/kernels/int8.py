@@ -6,7 +6,10 @@ what rounding there is happens once per output element, in one order, so a row g
 any processor.
 
     x[t, k] ~ scale[t] (code[t, k] - zero[t])        w[k, n] ~ column_scale[n] byte[k, n]
-    y[t, n] = scale[t] column_scale[n] (sum_k code byte - zero[t] sum_k byte) + bias[n]
+    y[t, n] = scale[t] column_scale[n] (sum_k code byte - zero[t] sum_k byte) + bias[n] + x[t, c] w[c, n]
+
+One input channel c stays float. Transformers have channels many times larger than the rest (Dettmers et al. 2022), and
+a range stretched by one of them has few steps left for the others: taking out a single one halves the error.
 """
 
 from __future__ import annotations
@@ -16,24 +19,31 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import functions, simd
-from .cache import kernel
+from .cache import inline, kernel
 from .matmul import ADDRESS, AFTER, AHEAD, GELU, PANEL, ROWS, VECTORS, aligned, for_kind, row_addresses
 from .simd import LANES, Loop, f32, i64
 
 
-def pack8(w):
-    """w [K, N] -> (bytes [N/PANEL, K/4, PANEL, 4], column scales [N], column sums [N]), N and K filled up by zeros."""
+def pack8(w, channel=0):
+    """w [K, N] -> (bytes [N/PANEL, K/4, PANEL, 4], columns [3, N]), N and K filled up by zeros.
+
+    columns: the scales, the sums of the bytes, and row `channel` of w as it is, whose bytes are zero.
+    """
     k, n = w.shape
     deep, wide = -(-k // 4) * 4, -(-n // PANEL) * PANEL
     full = np.zeros((deep, wide), np.float32)
     full[:k, :n] = w
+    columns = aligned((3, wide))
+    columns[2] = full[channel]
+    full[channel] = 0
     top = np.abs(full).max(axis=0)
     scale = np.where(top > 1e-35, top / np.float32(127), np.float32(1)).astype(np.float32)  # a smaller one is inexact
     codes = np.rint(full / scale).astype(np.int8)
     panels = codes.reshape(deep // 4, 4, wide // PANEL, PANEL).transpose(2, 0, 3, 1)
     out = aligned(panels.shape, np.int8)
     out[:] = panels
-    return out, scale, codes.sum(axis=0, dtype=np.int32).astype(np.float32)
+    columns[0], columns[1] = scale, codes.sum(axis=0, dtype=np.int32)
+    return out, columns
 
 
 @intrinsic
@@ -67,13 +77,19 @@ def multiply_panel8(typing_context, a, lda, b, k, c, ldc, rows):
 
 
 @intrinsic
-def finish_row8(typing_context, kind, c, bias, residual, n, columns, sums, scale, zero):
-    """Turns n int32 sums at c into floats in their place, adds the bias, and applies what `kind` says."""
+def finish_row8(typing_context, kind, c, bias, residual, n, columns, stride, scale, zero, outlier):
+    """Turns n int32 sums at c into floats in their place, adds the bias, and applies what `kind` says.
+
+    columns: n scales, `stride` bytes further n sums, and `stride` further the weights of the channel whose value is
+    `outlier`.
+    """
 
     def generate(context, builder, signature, args):
         e = builder
-        kind, c, bias, residual, n, columns, sums, scale, zero = args
-        scale, minus_zero = simd.splat(e, scale), simd.splat(e, e.fneg(zero))
+        kind, c, bias, residual, n, columns, stride, scale, zero, outlier = args
+        scale, minus_zero, outlier = simd.splat(e, scale), simd.splat(e, e.fneg(zero)), simd.splat(e, outlier)
+        sums = e.add(columns, stride)
+        weights = e.add(sums, stride)
 
         def body(what):
             with Loop(e, n, step=LANES) as loop:
@@ -81,13 +97,14 @@ def finish_row8(typing_context, kind, c, bias, residual, n, columns, sums, scale
                 out = e.add(c, at)
                 x = minus_zero.fma(simd.load(e, e.add(sums, at)), simd.to_floats(e, simd.load_ints(e, out)))
                 x = (x * scale).fma(simd.load(e, e.add(columns, at)), simd.load(e, e.add(bias, at)))
+                x = outlier.fma(simd.load(e, e.add(weights, at)), x)
                 simd.store(e, what(x, e.add(residual, at)), out)
                 loop.next()
 
         for_kind(e, kind, body, AFTER | {GELU: lambda x, _: functions.gelu_short(x)})
         return context.get_dummy_value()
 
-    return types.void(*[ADDRESS] * 7, types.float32, types.float32), generate
+    return types.void(*[ADDRESS] * 7, *[types.float32] * 3), generate
 
 
 @intrinsic
@@ -113,13 +130,16 @@ def store_float(typing_context, address, x):
 
 @intrinsic
 def quantize_row(typing_context, x, n, codes, lowest, highest):
-    """n floats at x, within [lowest, highest] which holds 0, to bytes at codes; returns (scale, zero)."""
+    """n floats at x to bytes at codes; returns (scale, zero), a scale of NaN if the range is.
+
+    [lowest, highest] holds 0. Numbers outside become its ends.
+    """
 
     def generate(context, builder, signature, args):
         e = builder
         x, n, codes, lowest, highest = args
         span = e.fsub(highest, lowest)
-        span = e.select(e.fcmp_ordered(">", span, f32(1e-30)), span, f32(1e-30))
+        span = e.select(e.fcmp_ordered("<", span, f32(1e-30)), f32(1e-30), span)
         inverse = e.fdiv(f32(255.0), span)
         magic = f32(simd.ROUND)
         zero = e.fsub(e.fadd(e.fmul(e.fneg(lowest), inverse), magic), magic)
@@ -134,37 +154,49 @@ def quantize_row(typing_context, x, n, codes, lowest, highest):
 
 
 @intrinsic
-def range_row(typing_context, x, n):
-    """(min(0, x), max(0, x)) over n floats."""
+def range_row(typing_context, x, n, channel):
+    """(min(0, x), max(0, x)) over n floats but that of `channel`; NaN where one is NaN or infinite."""
 
     def generate(context, builder, signature, args):
         e = builder
-        x, n = args
+        x, n, channel = args
         zero = simd.constant(e, 0.0)
-        with Loop(e, n, [zero, zero], step=LANES) as loop:
+        with Loop(e, n, [zero, zero, zero], step=LANES) as loop:
             y = simd.load(e, e.add(x, e.mul(loop.index, i64(4))))
             y = simd.keep_first(e, y, e.sub(n, loop.index), 0.0)
-            loop.next(y.min(loop.carried[0]), y.max(loop.carried[1]))
-        low, high = loop.results
-        ends = [e.fneg(simd.max_lanes(e, low * -1.0)), simd.max_lanes(e, high)]
+            y = simd.without(e, y, e.sub(channel, loop.index))
+            low, high, nothing = loop.carried
+            loop.next(y.min(low), y.max(high), y.fma(0.0, nothing))
+        low, high, nothing = loop.results
+        nothing = simd.sum_lanes(e, nothing)
+        ends = [e.fsub(nothing, simd.max_lanes(e, low * -1.0)), e.fadd(nothing, simd.max_lanes(e, high))]
         return context.make_tuple(e, signature.return_type, ends)
 
-    return types.UniTuple(types.float32, 2)(ADDRESS, ADDRESS), generate
+    return types.UniTuple(types.float32, 2)(ADDRESS, ADDRESS, types.int64), generate
+
+
+TERM = 16  # bytes of what is kept of a row beside its codes: scale, zero point, and the channel that stays float
+
+
+@inline
+def code_row(row, n, channel, low, high, codes, term):
+    """n floats to bytes and their term; the range [low, high] leaves `channel` out."""
+    scale, zero = quantize_row(row, n, codes, low, high)
+    store_float(term, scale)
+    store_float(term + 4, zero)
+    store_float(term + 8, load_float(row + 4 * channel))
 
 
 @kernel
-def quantize_at(x, stride, rows, n, codes, width, scales, zeros):
-    """`rows` rows of n floats, `stride` bytes apart, to bytes `width` apart, with scales and zero points. Addresses."""
+def quantize_at(x, stride, rows, n, channel, codes, width, terms):
+    """`rows` rows of n floats, `stride` bytes apart, to bytes `width` apart and terms [rows, 4]. Addresses."""
     for t in range(rows):
-        row = x + stride * t
-        low, high = range_row(row, n)
-        scale, zero = quantize_row(row, n, codes + width * t, low, high)
-        store_float(scales + 4 * t, scale)
-        store_float(zeros + 4 * t, zero)
+        low, high = range_row(x + stride * t, n, channel)
+        code_row(x + stride * t, n, channel, low, high, codes + width * t, terms + TERM * t)
 
 
 @kernel
-def linear8_at(codes, lda, scales, zeros, rows, k, panels, columns, sums, bias, residual, kind, out, width):
+def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind, out, width):
     """out [rows, width] = activation(x @ w + bias) or + residual, from the bytes of x and `pack8` of w. Addresses.
 
     lda: bytes from row to row of the codes; k: a multiple of four.
@@ -176,24 +208,25 @@ def linear8_at(codes, lda, scales, zeros, rows, k, panels, columns, sums, bias, 
             count = min(ROWS, rows - m)
             multiply_panel8(codes + lda * m, lda, panel, k // 4, out + here, 4 * width, count)
             for i in range(count):
-                at, t = here + 4 * i * width, 4 * (m + i)
-                scale, zero = load_float(scales + t), load_float(zeros + t)
-                column, total = columns + 4 * n, sums + 4 * n
-                finish_row8(kind, out + at, bias + 4 * n, residual + at, PANEL, column, total, scale, zero)
+                at, term = here + 4 * i * width, terms + TERM * (m + i)
+                scale, zero, outlier = load_float(term), load_float(term + 4), load_float(term + 8)
+                column = columns + 4 * n
+                finish_row8(
+                    kind, out + at, bias + 4 * n, residual + at, PANEL, column, 4 * width, scale, zero, outlier
+                )  # fmt: skip
 
 
 @kernel
-def quantize(x, codes, scales, zeros):
-    """Rows of x [T, P] to bytes codes [T, P] with scales and zeros [T]; P a multiple of 16."""
+def quantize(x, channel, codes, terms):
+    """Rows of x [T, P] to bytes codes [T, P] and terms [T, 4]; P a multiple of 16."""
     n = x.shape[1]
-    quantize_at(x.ctypes.data, 4 * n, x.shape[0], n, codes.ctypes.data, n, scales.ctypes.data, zeros.ctypes.data)
+    quantize_at(x.ctypes.data, 4 * n, x.shape[0], n, channel, codes.ctypes.data, n, terms.ctypes.data)
 
 
 @kernel
-def linear8(codes, scales, zeros, k, panels, columns, sums, bias, residual, kind, out):
+def linear8(codes, terms, k, panels, columns, bias, residual, kind, out):
     """`linear8_at` on arrays: codes [T, P], of which the first k columns count."""
     linear8_at(
-        codes.ctypes.data, codes.shape[1], scales.ctypes.data, zeros.ctypes.data, codes.shape[0], k,
-        panels.ctypes.data, columns.ctypes.data, sums.ctypes.data, bias.ctypes.data, residual.ctypes.data, kind,
-        out.ctypes.data, out.shape[1],
+        codes.ctypes.data, codes.shape[1], terms.ctypes.data, codes.shape[0], k, panels.ctypes.data,
+        columns.ctypes.data, bias.ctypes.data, residual.ctypes.data, kind, out.ctypes.data, out.shape[1],
     )  # fmt: skip

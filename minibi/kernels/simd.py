@@ -213,6 +213,12 @@ def keep_first(b: ir.IRBuilder, x: Lanes, count: Any, otherwise: float) -> Lanes
     return Lanes(b, b.select(mask, x.value, ir.Constant(floats, [otherwise] * LANES)))
 
 
+def without(b: ir.IRBuilder, x: Lanes, lane: Any) -> Lanes:
+    """`x` with 0 in one lane (an int64 value); x itself where there is no such lane."""
+    here = b.icmp_signed("==", ir.Constant(ints, list(range(LANES))), _spread(b, b.trunc(lane, i32), ints))
+    return Lanes(b, b.select(here, ir.Constant(floats, [0.0] * LANES), x.value))
+
+
 def _fold(b: ir.IRBuilder, x: Lanes, combine: Any) -> Any:
     """Lane 0 of a fixed tree: 16 lanes -> 8 -> 4 -> 2 -> 1, lane i with lane i + half."""
     value, half = x.value, LANES // 2
