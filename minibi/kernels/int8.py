@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from . import functions, simd
 from .cache import inline, kernel
-from .matmul import ADDRESS, AFTER, AHEAD, GELU, PANEL, ROWS, VECTORS, aligned, for_kind, row_addresses
+from .matmul import ADDRESS, AFTER, GELU, PANEL, ROWS, VECTORS, for_kind, lasting, row_addresses, tile_height
 from .simd import LANES, Loop, f32, i64
 
 
@@ -33,78 +33,92 @@ def pack8(w, channel=0):
     deep, wide = -(-k // 4) * 4, -(-n // PANEL) * PANEL
     full = np.zeros((deep, wide), np.float32)
     full[:k, :n] = w
-    columns = aligned((3, wide))
+    columns = lasting((3, wide))
     columns[2] = full[channel]
     full[channel] = 0
     top = np.abs(full).max(axis=0)
     scale = np.where(top > 1e-35, top / np.float32(127), np.float32(1)).astype(np.float32)  # a smaller one is inexact
     codes = np.rint(full / scale).astype(np.int8)
     panels = codes.reshape(deep // 4, 4, wide // PANEL, PANEL).transpose(2, 0, 3, 1)
-    out = aligned(panels.shape, np.int8)
+    out = lasting(panels.shape, np.int8)
     out[:] = panels
     columns[0], columns[1] = scale, codes.sum(axis=0, dtype=np.int32)
     return out, columns
 
 
-@intrinsic
-def multiply_panel8(typing_context, a, lda, b, k, c, ldc, rows):
-    """c[:rows] (int32) = a[:rows] (bytes) @ b for up to ROWS rows and one panel; k in groups of four bytes."""
+def tile8(height):
+    """`matmul.tile` on bytes, for one panel and sums of int32; k in groups of four bytes."""
 
-    def generate(context, builder, signature, args):
-        e = builder
-        a, lda, b, k, c, ldc, rows = args
-        row = row_addresses(e, a, lda, rows)
-        with Loop(e, k, [simd.Lanes(e, simd.zero_ints())] * (ROWS * VECTORS)) as loop:
-            panel = e.add(b, e.mul(loop.index, i64(4 * PANEL)))
-            columns = [simd.load_ints(e, panel, 64 * j) for j in range(VECTORS)]
-            for j in range(VECTORS):
-                simd.prefetch(e, panel, AHEAD + 64 * j)
-            at = e.mul(loop.index, i64(4))
-            sums = []
-            for i in range(ROWS):
-                x = simd.broadcast_int(e, e.add(row[i], at))
+    @intrinsic
+    def multiply(typing_context, a, lda, b, k, c, ldc, rows, ahead, stride):
+        def generate(context, builder, signature, args):
+            e = builder
+            a, lda, b, k, c, ldc, rows, ahead, stride = args
+            row = row_addresses(e, a, lda, rows, height)
+            with Loop(e, k, [simd.Lanes(e, simd.zero_ints())] * (height * VECTORS)) as loop:
+                panel = e.add(b, e.mul(loop.index, i64(4 * PANEL)))
+                columns = [simd.load_ints(e, panel, 64 * j) for j in range(VECTORS)]
                 for j in range(VECTORS):
-                    sums.append(simd.Lanes(e, simd.dot_bytes(e, loop.carried[i * VECTORS + j].value, x, columns[j])))
-            loop.next(*sums)
-        for i in range(ROWS):
-            with e.if_then(e.icmp_signed(">", rows, i64(i))):
-                out = e.add(c, e.mul(ldc, i64(i)))
-                for j in range(VECTORS):
-                    simd.store_ints(e, loop.results[i * VECTORS + j].value, out, 64 * j)
-        return context.get_dummy_value()
+                    simd.prefetch(e, e.add(ahead, e.mul(loop.index, stride)), 64 * j)
+                at = e.mul(loop.index, i64(4))
+                sums = []
+                for i in range(height):
+                    x = simd.broadcast_int(e, e.add(row[i], at))
+                    for j in range(VECTORS):
+                        total = loop.carried[i * VECTORS + j].value
+                        sums.append(simd.Lanes(e, simd.dot_bytes(e, total, x, columns[j])))
+                loop.next(*sums)
+            for i in range(height):
+                with e.if_then(e.icmp_signed(">", rows, i64(i))):
+                    out = e.add(c, e.mul(ldc, i64(i)))
+                    for j in range(VECTORS):
+                        simd.store_ints(e, loop.results[i * VECTORS + j].value, out, 64 * j)
+            return context.get_dummy_value()
 
-    return types.void(*[ADDRESS] * 7), generate
+        return types.void(*[ADDRESS] * 9), generate
+
+    return multiply
+
+
+multiply_bytes, multiply_bytes_by_five, multiply_bytes_by_four = tile8(ROWS), tile8(5), tile8(4)
+
+
+TERM = 16  # bytes of what is kept of a row beside its codes: scale, zero point, and the channel that stays float
 
 
 @intrinsic
-def finish_row8(typing_context, kind, c, bias, residual, n, columns, stride, scale, zero, outlier):
-    """Turns n int32 sums at c into floats in their place, adds the bias, and applies what `kind` says.
+def finish_tile8(typing_context, kind, c, ldc, rows, terms, columns, stride, bias, residual):
+    """Turns int32 sums c [rows, PANEL] into floats in their place, adds the bias, and applies what `kind` says.
 
-    columns: n scales, `stride` bytes further n sums, and `stride` further the weights of the channel whose value is
-    `outlier`.
+    ldc: bytes from row to row of c and residual. terms: TERM bytes for each row. columns: the panel's scales, `stride`
+    bytes further its sums, and `stride` further the weights of the channel that stays float.
     """
 
     def generate(context, builder, signature, args):
         e = builder
-        kind, c, bias, residual, n, columns, stride, scale, zero, outlier = args
-        scale, minus_zero, outlier = simd.splat(e, scale), simd.splat(e, e.fneg(zero)), simd.splat(e, outlier)
-        sums = e.add(columns, stride)
-        weights = e.add(sums, stride)
+        kind, c, ldc, rows, terms, columns, stride, bias, residual = args
 
         def body(what):
-            with Loop(e, n, step=LANES) as loop:
-                at = e.mul(loop.index, i64(4))
-                out = e.add(c, at)
-                x = minus_zero.fma(simd.load(e, e.add(sums, at)), simd.to_floats(e, simd.load_ints(e, out)))
-                x = (x * scale).fma(simd.load(e, e.add(columns, at)), simd.load(e, e.add(bias, at)))
-                x = outlier.fma(simd.load(e, e.add(weights, at)), x)
-                simd.store(e, what(x, e.add(residual, at)), out)
-                loop.next()
+            with Loop(e, i64(PANEL), step=LANES) as across:
+                at = e.mul(across.index, i64(4))
+                column = e.add(columns, at)
+                scales, sums = simd.load(e, column), simd.load(e, e.add(column, stride))
+                weights = simd.load(e, e.add(column, e.mul(stride, i64(2))))
+                shift = simd.load(e, e.add(bias, at))
+                with Loop(e, rows) as down:
+                    here = e.add(at, e.mul(ldc, down.index))
+                    term, out = e.add(terms, e.mul(down.index, i64(TERM))), e.add(c, here)
+                    scale, zero, outlier = (simd.broadcast(e, term, 4 * i) for i in range(3))
+                    x = (zero * -1.0).fma(sums, simd.to_floats(e, simd.load_ints(e, out)))
+                    x = outlier.fma(weights, (x * scale).fma(scales, shift))
+                    simd.store(e, what(x, e.add(residual, here)), out)
+                    down.next()
+                across.next()
 
         for_kind(e, kind, body, AFTER | {GELU: lambda x, _: functions.gelu_short(x)})
         return context.get_dummy_value()
 
-    return types.void(*[ADDRESS] * 7, *[types.float32] * 3), generate
+    return types.void(*[ADDRESS] * 9), generate
 
 
 @intrinsic
@@ -175,9 +189,6 @@ def range_row(typing_context, x, n, channel):
     return types.UniTuple(types.float32, 2)(ADDRESS, ADDRESS, types.int64), generate
 
 
-TERM = 16  # bytes of what is kept of a row beside its codes: scale, zero point, and the channel that stays float
-
-
 @inline
 def code_row(row, n, channel, low, high, codes, term):
     """n floats to bytes and their term; the range [low, high] leaves `channel` out."""
@@ -201,19 +212,25 @@ def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind
 
     lda: bytes from row to row of the codes; k: a multiple of four.
     """
+    height = tile_height(rows)
+    stride = 4 * PANEL // max(1, (rows + height - 1) // height)
     for n in range(0, width, PANEL):
         panel = panels + n * k
-        for m in range(0, rows, ROWS):
+        ahead = panel + PANEL * k  # the next panel, a part of it with each tile
+        for m in range(0, rows, height):
             here = 4 * (m * width + n)
-            count = min(ROWS, rows - m)
-            multiply_panel8(codes + lda * m, lda, panel, k // 4, out + here, 4 * width, count)
-            for i in range(count):
-                at, term = here + 4 * i * width, terms + TERM * (m + i)
-                scale, zero, outlier = load_float(term), load_float(term + 4), load_float(term + 8)
-                column = columns + 4 * n
-                finish_row8(
-                    kind, out + at, bias + 4 * n, residual + at, PANEL, column, 4 * width, scale, zero, outlier
-                )  # fmt: skip
+            count = min(height, rows - m)
+            a, c = codes + lda * m, out + here
+            if height == 6:
+                multiply_bytes(a, lda, panel, k // 4, c, 4 * width, count, ahead, stride)
+            elif height == 5:
+                multiply_bytes_by_five(a, lda, panel, k // 4, c, 4 * width, count, ahead, stride)
+            else:
+                multiply_bytes_by_four(a, lda, panel, k // 4, c, 4 * width, count, ahead, stride)
+            ahead += k // 4 * stride
+            finish_tile8(
+                kind, c, 4 * width, count, terms + TERM * m, columns + 4 * n, 4 * width, bias + 4 * n, residual + here
+            )  # fmt: skip
 
 
 @kernel

@@ -247,7 +247,7 @@ def prefetch(b: ir.IRBuilder, address: Any, offset: int) -> None:
     """Ask for the cache line at `address + offset`, which need not exist."""
     pointer = _pointer(b, address, offset, i8)
     signature = ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32])
-    b.call(cgutils.get_or_insert_function(b.module, signature, "llvm.prefetch.p0"), [pointer, i32(0), i32(3), i32(1)])
+    b.call(cgutils.get_or_insert_function(b.module, signature, "llvm.prefetch.p0"), [pointer, i32(0), i32(2), i32(1)])
 
 
 def transpose(b: ir.IRBuilder, rows: Sequence[Lanes]) -> list[Lanes]:

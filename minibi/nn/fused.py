@@ -70,7 +70,7 @@ def matrix8(w: Any, channel: int = 0) -> PackedBytes:
 def vector(x: Any) -> Floats:
     """A bias or scale, zeros appended up to a whole panel."""
     whole = -(-x.size // matmul.PANEL) * matmul.PANEL
-    out = matmul.aligned((whole,))
+    out = matmul.lasting((whole,))
     out[: x.size] = x
     return out
 
