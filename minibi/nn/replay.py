@@ -201,6 +201,7 @@ class _Memory:
 
     tokens: int
     texts: int
+    longest: int
     arena: NDArray[np.uint8]
     table: Ints
     scratch: Floats
@@ -224,7 +225,8 @@ class Program:
 
     def run(self, ids: NDArray[np.int32], types: NDArray[np.int32], starts: Ints) -> Floats:
         """The result on a packed batch: [T, C], or [B, C] if it was recorded for the first tokens alone."""
-        memory = self._memory(len(ids), len(starts) - 1, int(np.diff(starts).max()))
+        longest = len(ids) if len(starts) == 2 else int(np.diff(starts).max())
+        memory = self._memory(len(ids), len(starts) - 1, longest)
         op.run(self._steps, self._numbers, memory.table, self._widths, ids, types, starts, memory.scratch)
         rows = len(starts) - 1 if self.result.per_text else len(ids)
         place, width = memory.table[self.result.place] - memory.arena.ctypes.data, 4 * self.result.width
@@ -233,11 +235,11 @@ class Program:
 
     def _memory(self, tokens: int, texts: int, longest: int) -> _Memory:
         memory: _Memory | None = getattr(self._threads, "memory", None)
-        need = max(self._deepest * matmul.PANEL, attention.scratch_floats.py_func(longest, self.heads[1]))
-        if memory is not None and tokens <= memory.tokens and texts <= memory.texts and need <= memory.scratch.size:
-            return memory
-        if memory is not None:  # never smaller than before
-            tokens, texts = max(tokens, memory.tokens), max(texts, memory.texts)
+        if memory is not None:
+            if tokens <= memory.tokens and texts <= memory.texts and longest <= memory.longest:
+                return memory
+            tokens, texts = max(tokens, memory.tokens), max(texts, memory.texts)  # never smaller than before
+            longest = max(longest, memory.longest)
         tokens, texts = -(-tokens // ALIGNMENT) * ALIGNMENT, -(-texts // ALIGNMENT) * ALIGNMENT
         rows = max(tokens, texts)
         sizes = [rows * o if isinstance(o, int) else 0 for o in self.recorder.operands]
@@ -250,5 +252,6 @@ class Program:
             ],
             np.int64,
         )
-        self._threads.memory = _Memory(tokens, texts, arena, table, matmul.aligned((need,)))
+        need = max(self._deepest * matmul.PANEL, attention.scratch_floats.py_func(longest, self.heads[1]))
+        self._threads.memory = _Memory(tokens, texts, longest, arena, table, matmul.aligned((need,)))
         return self._threads.memory
