@@ -18,7 +18,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from . import functions, simd, target
+from . import functions, simd
 from .cache import inline, kernel
 from .matmul import ADDRESS, AFTER, GELU, PANEL, ROWS, VECTORS, for_kind, lasting, row_addresses, tile_height
 from .simd import LANES, Loop, f32, i64
@@ -80,7 +80,6 @@ def tile8(height):
     return multiply
 
 
-FUSED_DOT = target.has_byte_dot() or target.has_short_byte_dot()  # else widened weights take registers from the sums
 multiply_bytes, multiply_bytes_by_five, multiply_bytes_by_four = tile8(ROWS), tile8(5), tile8(4)
 
 
@@ -213,7 +212,7 @@ def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind
 
     lda: bytes from row to row of the codes; k: a multiple of four.
     """
-    height = tile_height(rows) if FUSED_DOT else 4
+    height = tile_height(rows)
     stride = 4 * PANEL // max(1, (rows + height - 1) // height)
     for n in range(0, width, PANEL):
         panel = panels + n * k
