@@ -39,6 +39,9 @@ def convert(source: str | Path, target: str | Path, stored: str) -> Path:
     place = _transformer(folder)
     config = BertConfig.read(folder / place)
     floats = as_floats(read_weights(folder / place))
+    for name, tensor in floats.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():  # as bytes these would become numbers
+            raise InputError(f"{name} holds NaN or infinity: this model cannot be used")
     channels: dict[str, int] = {}
     if stored == "int8":
         channels = outlier_channels(read_params(canonical(floats), config, interpreter(), folder, "int8"))
@@ -46,8 +49,6 @@ def convert(source: str | Path, target: str | Path, stored: str) -> Path:
     for name, tensor in floats.items():
         if tensor.dtype.kind != "f":
             tensors[name] = tensor
-        elif not np.isfinite(tensor).all():  # as bytes these would become numbers
-            raise InputError(f"{name} holds NaN or infinity: this model cannot be used")
         elif tensor.ndim < 2 or stored == "float32":
             tensors[name] = tensor.astype(np.float32)
         elif stored == "float16" or "embeddings" in name:  # tables of embeddings are read, not multiplied
@@ -56,9 +57,8 @@ def convert(source: str | Path, target: str | Path, stored: str) -> Path:
             if not np.isfinite(tensors[name]).all():
                 raise InputError(f"{name} holds numbers beyond float16: store the model as float32")
         else:
-            tensors |= {
-                name + part: array for part, array in to_bytes(tensor, channels.get(name.removeprefix("bert."))).items()
-            }
+            parts = to_bytes(tensor, channels.get(name.removeprefix("bert.")))
+            tensors |= {name + part: array for part, array in parts.items()}
     target.mkdir(parents=True)
     try:
         others = shutil.ignore_patterns("*.safetensors*", *OTHER_WEIGHTS, ".*")
