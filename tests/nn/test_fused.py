@@ -15,6 +15,7 @@ from minibi.nn import plain
 
 pytestmark = pytest.mark.usefixtures("compiled")
 
+
 @pytest.fixture(scope="module")
 def fused():
     from minibi.nn import fused

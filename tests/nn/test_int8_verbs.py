@@ -53,7 +53,8 @@ def test_the_error_is_half_a_step_of_each_number(rows, k, n, magnitude, seed):
     floats = case.x.astype(np.float64) @ case.stored.T.astype(np.float64) + case.b
     case.meant_x[:, case.channel] = 0
     allowed = (
-        0.5005 * case.scale * np.abs(np.delete(case.stored, case.channel, 1)).sum(1) + 0.5005 * case.step_w * np.abs(case.meant_x).sum(1)[:, None]
+        0.5005 * case.scale * np.abs(np.delete(case.stored, case.channel, 1)).sum(1)
+        + 0.5005 * case.step_w * np.abs(case.meant_x).sum(1)[:, None]
     )
     assert (np.abs(found - floats) <= allowed + case.slack).all()
 
@@ -107,7 +108,9 @@ def test_linear_add_norm(fused, rows, k, n, seed):
 
     def run(ops):
         norm = (ops.vector(case.gamma), ops.vector(case.beta), 1e-2)
-        return ops.linear_add_norm(case.x, case.residual, ops.matrix8(case.stored, case.channel), ops.vector(case.b), *norm)
+        return ops.linear_add_norm(
+            case.x, case.residual, ops.matrix8(case.stored, case.channel), ops.vector(case.b), *norm
+        )
 
     found, expected = run(fused), run(plain)
     assert found.shape == (rows, n) and found.flags.c_contiguous
