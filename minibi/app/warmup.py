@@ -29,7 +29,13 @@ def warm_for(target: str) -> None:
 
 
 def warm(report: Callable[[str], object]) -> None:
-    """Runs each kernel once on little data."""
+    """Runs each kernel once on little data. Raises InputError if nothing of it can be kept."""
+    from ..environment import cache_folder
+    from ..kernels.cache import kernel_folder
+
+    folder = kernel_folder()
+    if folder is None or not (os.access(folder, os.W_OK) or any(folder.iterdir())):
+        raise InputError(f"{cache_folder()} cannot hold compiled kernels: set MINIBI_CACHE to a folder of your own")
     from ..index.flat import FlatIndex
     from ..index.hnsw import HNSWIndex
     from ..index.kmeans import kmeans

@@ -206,16 +206,16 @@ def attend_at(q, k, v, q_stride, k_stride, v_stride, starts, heads, width, scale
                     panel = _panel_width(length - n)
                     a, b, c = q + q_stride * (first + i) + at, keys + 4 * n * width, scores + 4 * n
                     if panel == LANES:
-                        multiply_quarter(a, q_stride, b, width, c, 4 * padded, rows)
+                        multiply_quarter(a, q_stride, b, width, c, 4 * padded, rows, b, 0)
                     elif panel == VALUE_PANEL:
-                        multiply_half(a, q_stride, b, width, c, 4 * padded, rows)
+                        multiply_half(a, q_stride, b, width, c, 4 * padded, rows, b, 0)
                     else:
-                        multiply_panel(a, q_stride, b, width, c, 4 * padded, rows)
+                        multiply_panel(a, q_stride, b, width, c, 4 * padded, rows, b, 0)
                     n += panel
                 softmax_rows(scores, 4 * padded, length, factor, sums.ctypes.data)
                 for block in range(0, width, VALUE_PANEL):
                     panel_at = values + 4 * block * length
-                    weigh_values(scores, 4 * padded, panel_at, length, mixed + 4 * block, 4 * wide, rows)
+                    weigh_values(scores, 4 * padded, panel_at, length, mixed + 4 * block, 4 * wide, rows, panel_at, 0)
                 for r in range(rows):
                     row, done = mixed + 4 * wide * r, target + out_stride * (i + r) + 4 * width * head
                     if width % LANES == 0:

@@ -75,7 +75,7 @@ def _product(a, stride, rows, panels, length, width, out, padded):
         elif panel == VALUE_PANEL:
             multiply_half(a, stride, b, width, c, 4 * padded, rows)
         else:
-            multiply_panel(a, stride, b, width, c, 4 * padded, rows)
+            multiply_panel(a, stride, b, width, c, 4 * padded, rows, b, 0)
         n += panel
 
 

@@ -56,7 +56,7 @@ def assign(x, panels, shifts, first, last, out):
         number[:] = 0
         for n in range(panels.shape[0]):
             panel = panels.ctypes.data + 4 * n * k * PANEL
-            multiply_panel(x.ctypes.data + 4 * k * m, 4 * k, panel, k, here, 4 * PANEL, rows)
+            multiply_panel(x.ctypes.data + 4 * k * m, 4 * k, panel, k, here, 4 * PANEL, rows, panel, 0)
             for r in range(rows):
                 keep_best(
                     here + 4 * PANEL * r, shifts.ctypes.data + 4 * PANEL * n, PANEL, np.float32(PANEL * n),

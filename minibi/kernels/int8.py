@@ -6,7 +6,10 @@ what rounding there is happens once per output element, in one order, so a row g
 any processor.
 
     x[t, k] ~ scale[t] (code[t, k] - zero[t])        w[k, n] ~ column_scale[n] byte[k, n]
-    y[t, n] = scale[t] column_scale[n] (sum_k code byte - zero[t] sum_k byte) + bias[n]
+    y[t, n] = scale[t] column_scale[n] (sum_k code byte - zero[t] sum_k byte) + bias[n] + x[t, c] w[c, n]
+
+One input channel c stays float. Transformers have channels many times larger than the rest (Dettmers et al. 2022), and
+a range stretched by one of them has few steps left for the others: taking out a single one halves the error.
 """
 
 from __future__ import annotations
@@ -16,78 +19,106 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import functions, simd
-from .cache import kernel
-from .matmul import ADDRESS, AFTER, AHEAD, GELU, PANEL, ROWS, VECTORS, aligned, for_kind, row_addresses
+from .cache import inline, kernel
+from .matmul import ADDRESS, AFTER, GELU, PANEL, ROWS, VECTORS, for_kind, lasting, row_addresses, tile_height
 from .simd import LANES, Loop, f32, i64
 
 
-def pack8(w):
-    """w [K, N] -> (bytes [N/PANEL, K/4, PANEL, 4], column scales [N], column sums [N]), N and K filled up by zeros."""
+def pack8(w, channel=0):
+    """w [K, N] -> (bytes [N/PANEL, K/4, PANEL, 4], columns [3, N]), N and K filled up by zeros.
+
+    columns: the scales, the sums of the bytes, and row `channel` of w as it is, whose bytes are zero.
+    """
     k, n = w.shape
     deep, wide = -(-k // 4) * 4, -(-n // PANEL) * PANEL
     full = np.zeros((deep, wide), np.float32)
     full[:k, :n] = w
+    columns = lasting((3, wide))
+    columns[2] = full[channel]
+    full[channel] = 0
     top = np.abs(full).max(axis=0)
     scale = np.where(top > 1e-35, top / np.float32(127), np.float32(1)).astype(np.float32)  # a smaller one is inexact
     codes = np.rint(full / scale).astype(np.int8)
     panels = codes.reshape(deep // 4, 4, wide // PANEL, PANEL).transpose(2, 0, 3, 1)
-    out = aligned(panels.shape, np.int8)
+    out = lasting(panels.shape, np.int8)
     out[:] = panels
-    return out, scale, codes.sum(axis=0, dtype=np.int32).astype(np.float32)
+    columns[0], columns[1] = scale, codes.sum(axis=0, dtype=np.int32)
+    return out, columns
+
+
+def tile8(height):
+    """`matmul.tile` on bytes, for one panel and sums of int32; k in groups of four bytes."""
+
+    @intrinsic
+    def multiply(typing_context, a, lda, b, k, c, ldc, rows, ahead, stride):
+        def generate(context, builder, signature, args):
+            e = builder
+            a, lda, b, k, c, ldc, rows, ahead, stride = args
+            row = row_addresses(e, a, lda, rows, height)
+            with Loop(e, k, [simd.Lanes(e, simd.zero_ints())] * (height * VECTORS)) as loop:
+                panel = e.add(b, e.mul(loop.index, i64(4 * PANEL)))
+                columns = [simd.load_ints(e, panel, 64 * j) for j in range(VECTORS)]
+                for j in range(VECTORS):
+                    simd.prefetch(e, e.add(ahead, e.mul(loop.index, stride)), 64 * j)
+                at = e.mul(loop.index, i64(4))
+                sums = []
+                for i in range(height):
+                    x = simd.broadcast_int(e, e.add(row[i], at))
+                    for j in range(VECTORS):
+                        total = loop.carried[i * VECTORS + j].value
+                        sums.append(simd.Lanes(e, simd.dot_bytes(e, total, x, columns[j])))
+                loop.next(*sums)
+            for i in range(height):
+                with e.if_then(e.icmp_signed(">", rows, i64(i))):
+                    out = e.add(c, e.mul(ldc, i64(i)))
+                    for j in range(VECTORS):
+                        simd.store_ints(e, loop.results[i * VECTORS + j].value, out, 64 * j)
+            return context.get_dummy_value()
+
+        return types.void(*[ADDRESS] * 9), generate
+
+    return multiply
+
+
+multiply_bytes, multiply_bytes_by_five, multiply_bytes_by_four = tile8(ROWS), tile8(5), tile8(4)
+
+
+TERM = 16  # bytes of what is kept of a row beside its codes: scale, zero point, and the channel that stays float
 
 
 @intrinsic
-def multiply_panel8(typing_context, a, lda, b, k, c, ldc, rows):
-    """c[:rows] (int32) = a[:rows] (bytes) @ b for up to ROWS rows and one panel; k in groups of four bytes."""
+def finish_tile8(typing_context, kind, c, ldc, rows, terms, columns, stride, bias, residual):
+    """Turns int32 sums c [rows, PANEL] into floats in their place, adds the bias, and applies what `kind` says.
+
+    ldc: bytes from row to row of c and residual. terms: TERM bytes for each row. columns: the panel's scales, `stride`
+    bytes further its sums, and `stride` further the weights of the channel that stays float.
+    """
 
     def generate(context, builder, signature, args):
         e = builder
-        a, lda, b, k, c, ldc, rows = args
-        row = row_addresses(e, a, lda, rows)
-        with Loop(e, k, [simd.Lanes(e, simd.zero_ints())] * (ROWS * VECTORS)) as loop:
-            panel = e.add(b, e.mul(loop.index, i64(4 * PANEL)))
-            columns = [simd.load_ints(e, panel, 64 * j) for j in range(VECTORS)]
-            for j in range(VECTORS):
-                simd.prefetch(e, panel, AHEAD + 64 * j)
-            at = e.mul(loop.index, i64(4))
-            sums = []
-            for i in range(ROWS):
-                x = simd.broadcast_int(e, e.add(row[i], at))
-                for j in range(VECTORS):
-                    sums.append(simd.Lanes(e, simd.dot_bytes(e, loop.carried[i * VECTORS + j].value, x, columns[j])))
-            loop.next(*sums)
-        for i in range(ROWS):
-            with e.if_then(e.icmp_signed(">", rows, i64(i))):
-                out = e.add(c, e.mul(ldc, i64(i)))
-                for j in range(VECTORS):
-                    simd.store_ints(e, loop.results[i * VECTORS + j].value, out, 64 * j)
-        return context.get_dummy_value()
-
-    return types.void(*[ADDRESS] * 7), generate
-
-
-@intrinsic
-def finish_row8(typing_context, kind, c, bias, residual, n, columns, sums, scale, zero):
-    """Turns n int32 sums at c into floats in their place, adds the bias, and applies what `kind` says."""
-
-    def generate(context, builder, signature, args):
-        e = builder
-        kind, c, bias, residual, n, columns, sums, scale, zero = args
-        scale, minus_zero = simd.splat(e, scale), simd.splat(e, e.fneg(zero))
+        kind, c, ldc, rows, terms, columns, stride, bias, residual = args
 
         def body(what):
-            with Loop(e, n, step=LANES) as loop:
-                at = e.mul(loop.index, i64(4))
-                out = e.add(c, at)
-                x = minus_zero.fma(simd.load(e, e.add(sums, at)), simd.to_floats(e, simd.load_ints(e, out)))
-                x = (x * scale).fma(simd.load(e, e.add(columns, at)), simd.load(e, e.add(bias, at)))
-                simd.store(e, what(x, e.add(residual, at)), out)
-                loop.next()
+            with Loop(e, i64(PANEL), step=LANES) as across:
+                at = e.mul(across.index, i64(4))
+                column = e.add(columns, at)
+                scales, sums = simd.load(e, column), simd.load(e, e.add(column, stride))
+                weights = simd.load(e, e.add(column, e.mul(stride, i64(2))))
+                shift = simd.load(e, e.add(bias, at))
+                with Loop(e, rows) as down:
+                    here = e.add(at, e.mul(ldc, down.index))
+                    term, out = e.add(terms, e.mul(down.index, i64(TERM))), e.add(c, here)
+                    scale, zero, outlier = (simd.broadcast(e, term, 4 * i) for i in range(3))
+                    x = (zero * -1.0).fma(sums, simd.to_floats(e, simd.load_ints(e, out)))
+                    x = outlier.fma(weights, (x * scale).fma(scales, shift))
+                    simd.store(e, what(x, e.add(residual, here)), out)
+                    down.next()
+                across.next()
 
         for_kind(e, kind, body, AFTER | {GELU: lambda x, _: functions.gelu_short(x)})
         return context.get_dummy_value()
 
-    return types.void(*[ADDRESS] * 7, types.float32, types.float32), generate
+    return types.void(*[ADDRESS] * 9), generate
 
 
 @intrinsic
@@ -113,13 +144,16 @@ def store_float(typing_context, address, x):
 
 @intrinsic
 def quantize_row(typing_context, x, n, codes, lowest, highest):
-    """n floats at x, within [lowest, highest] which holds 0, to bytes at codes; returns (scale, zero)."""
+    """n floats at x to bytes at codes; returns (scale, zero), a scale of NaN if the range is.
+
+    [lowest, highest] holds 0. Numbers outside become its ends.
+    """
 
     def generate(context, builder, signature, args):
         e = builder
         x, n, codes, lowest, highest = args
         span = e.fsub(highest, lowest)
-        span = e.select(e.fcmp_ordered(">", span, f32(1e-30)), span, f32(1e-30))
+        span = e.select(e.fcmp_ordered("<", span, f32(1e-30)), f32(1e-30), span)
         inverse = e.fdiv(f32(255.0), span)
         magic = f32(simd.ROUND)
         zero = e.fsub(e.fadd(e.fmul(e.fneg(lowest), inverse), magic), magic)
@@ -134,66 +168,82 @@ def quantize_row(typing_context, x, n, codes, lowest, highest):
 
 
 @intrinsic
-def range_row(typing_context, x, n):
-    """(min(0, x), max(0, x)) over n floats."""
+def range_row(typing_context, x, n, channel):
+    """(min(0, x), max(0, x)) over n floats but that of `channel`; NaN where one is NaN or infinite."""
 
     def generate(context, builder, signature, args):
         e = builder
-        x, n = args
+        x, n, channel = args
         zero = simd.constant(e, 0.0)
-        with Loop(e, n, [zero, zero], step=LANES) as loop:
+        with Loop(e, n, [zero, zero, zero], step=LANES) as loop:
             y = simd.load(e, e.add(x, e.mul(loop.index, i64(4))))
             y = simd.keep_first(e, y, e.sub(n, loop.index), 0.0)
-            loop.next(y.min(loop.carried[0]), y.max(loop.carried[1]))
-        low, high = loop.results
-        ends = [e.fneg(simd.max_lanes(e, low * -1.0)), simd.max_lanes(e, high)]
+            y = simd.without(e, y, e.sub(channel, loop.index))
+            low, high, nothing = loop.carried
+            loop.next(y.min(low), y.max(high), y.fma(0.0, nothing))
+        low, high, nothing = loop.results
+        nothing = simd.sum_lanes(e, nothing)
+        ends = [e.fsub(nothing, simd.max_lanes(e, low * -1.0)), e.fadd(nothing, simd.max_lanes(e, high))]
         return context.make_tuple(e, signature.return_type, ends)
 
-    return types.UniTuple(types.float32, 2)(ADDRESS, ADDRESS), generate
+    return types.UniTuple(types.float32, 2)(ADDRESS, ADDRESS, types.int64), generate
+
+
+@inline
+def code_row(row, n, channel, low, high, codes, term):
+    """n floats to bytes and their term; the range [low, high] leaves `channel` out."""
+    scale, zero = quantize_row(row, n, codes, low, high)
+    store_float(term, scale)
+    store_float(term + 4, zero)
+    store_float(term + 8, load_float(row + 4 * channel))
 
 
 @kernel
-def quantize_at(x, stride, rows, n, codes, width, scales, zeros):
-    """`rows` rows of n floats, `stride` bytes apart, to bytes `width` apart, with scales and zero points. Addresses."""
+def quantize_at(x, stride, rows, n, channel, codes, width, terms):
+    """`rows` rows of n floats, `stride` bytes apart, to bytes `width` apart and terms [rows, 4]. Addresses."""
     for t in range(rows):
-        row = x + stride * t
-        low, high = range_row(row, n)
-        scale, zero = quantize_row(row, n, codes + width * t, low, high)
-        store_float(scales + 4 * t, scale)
-        store_float(zeros + 4 * t, zero)
+        low, high = range_row(x + stride * t, n, channel)
+        code_row(x + stride * t, n, channel, low, high, codes + width * t, terms + TERM * t)
 
 
 @kernel
-def linear8_at(codes, lda, scales, zeros, rows, k, panels, columns, sums, bias, residual, kind, out, width):
+def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind, out, width):
     """out [rows, width] = activation(x @ w + bias) or + residual, from the bytes of x and `pack8` of w. Addresses.
 
     lda: bytes from row to row of the codes; k: a multiple of four.
     """
+    height = tile_height(rows)
+    stride = 4 * PANEL // max(1, (rows + height - 1) // height)
     for n in range(0, width, PANEL):
         panel = panels + n * k
-        for m in range(0, rows, ROWS):
+        ahead = panel + PANEL * k  # the next panel, a part of it with each tile
+        for m in range(0, rows, height):
             here = 4 * (m * width + n)
-            count = min(ROWS, rows - m)
-            multiply_panel8(codes + lda * m, lda, panel, k // 4, out + here, 4 * width, count)
-            for i in range(count):
-                at, t = here + 4 * i * width, 4 * (m + i)
-                scale, zero = load_float(scales + t), load_float(zeros + t)
-                column, total = columns + 4 * n, sums + 4 * n
-                finish_row8(kind, out + at, bias + 4 * n, residual + at, PANEL, column, total, scale, zero)
+            count = min(height, rows - m)
+            a, c = codes + lda * m, out + here
+            if height == 6:
+                multiply_bytes(a, lda, panel, k // 4, c, 4 * width, count, ahead, stride)
+            elif height == 5:
+                multiply_bytes_by_five(a, lda, panel, k // 4, c, 4 * width, count, ahead, stride)
+            else:
+                multiply_bytes_by_four(a, lda, panel, k // 4, c, 4 * width, count, ahead, stride)
+            ahead += k // 4 * stride
+            finish_tile8(
+                kind, c, 4 * width, count, terms + TERM * m, columns + 4 * n, 4 * width, bias + 4 * n, residual + here
+            )  # fmt: skip
 
 
 @kernel
-def quantize(x, codes, scales, zeros):
-    """Rows of x [T, P] to bytes codes [T, P] with scales and zeros [T]; P a multiple of 16."""
+def quantize(x, channel, codes, terms):
+    """Rows of x [T, P] to bytes codes [T, P] and terms [T, 4]; P a multiple of 16."""
     n = x.shape[1]
-    quantize_at(x.ctypes.data, 4 * n, x.shape[0], n, codes.ctypes.data, n, scales.ctypes.data, zeros.ctypes.data)
+    quantize_at(x.ctypes.data, 4 * n, x.shape[0], n, channel, codes.ctypes.data, n, terms.ctypes.data)
 
 
 @kernel
-def linear8(codes, scales, zeros, k, panels, columns, sums, bias, residual, kind, out):
+def linear8(codes, terms, k, panels, columns, bias, residual, kind, out):
     """`linear8_at` on arrays: codes [T, P], of which the first k columns count."""
     linear8_at(
-        codes.ctypes.data, codes.shape[1], scales.ctypes.data, zeros.ctypes.data, codes.shape[0], k,
-        panels.ctypes.data, columns.ctypes.data, sums.ctypes.data, bias.ctypes.data, residual.ctypes.data, kind,
-        out.ctypes.data, out.shape[1],
+        codes.ctypes.data, codes.shape[1], terms.ctypes.data, codes.shape[0], k, panels.ctypes.data,
+        columns.ctypes.data, bias.ctypes.data, residual.ctypes.data, kind, out.ctypes.data, out.shape[1],
     )  # fmt: skip

@@ -6,7 +6,8 @@ down K: load a few vectors of the panel, multiply them by one broadcast number o
 6 rows x 4 vectors fill 24 of 32; with narrower ones a tile is 6 rows x one vector of sixteen.
 
 Weights stored as float16 stay so. For a few rows, when reading weights is what takes the time, they are widened in the
-registers; for many rows a panel is widened once, into memory that stays in cache.
+registers, and while a panel is multiplied the next one is asked for; for many rows a panel is widened once, into memory
+that stays in cache.
 
 An output element is one chain of fused multiply-adds over k = 0 .. K-1, whatever the tile, the number of rows or the
 width of the registers: the same row gives the same bits in any batch.
@@ -14,13 +15,15 @@ width of the registers: the same row gives the same bits in any batch.
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from . import functions, simd, target
-from .cache import kernel
+from .cache import inline, kernel
 from .simd import LANES, Loop, i64
 
 ROWS = 6
@@ -28,7 +31,6 @@ VECTORS = 4 if target.has_wide_registers() else 1
 PANEL = VECTORS * LANES
 FEW_ROWS = 24  # up to here float16 weights are widened in registers
 ADDRESS = types.intp
-AHEAD = 4096  # bytes of a panel asked for before they are needed
 
 NONE, GELU, GELU_TANH, RELU, TANH, SIGMOID, RESIDUAL = range(7)  # what `linear` does after adding the bias
 
@@ -41,65 +43,95 @@ def aligned(shape: tuple[int, ...], dtype: type = np.float32) -> NDArray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
+_CHUNK = 16 << 20
+_lock = threading.Lock()
+_rest = np.empty(0, np.uint8)
+
+
+def lasting(shape: tuple[int, ...], dtype: type = np.float32) -> NDArray:
+    """Zeros that begin at a cache line, right behind those asked for before: memory for weights.
+
+    They are read in the order they were made, from few large pages where the system has such: NumPy asks for them when
+    an array is large.
+    """
+    global _rest
+    size = -(-np.dtype(dtype).itemsize * int(np.prod(shape)) // 64) * 64
+    with _lock:
+        if size > _rest.size:
+            fresh = np.empty(max(size, _CHUNK) + 64, np.uint8)
+            _rest = fresh[-fresh.ctypes.data % 64 :]
+        out, _rest = _rest[:size], _rest[size:]
+    out[:] = 0
+    return out.view(dtype)[: int(np.prod(shape))].reshape(shape)
+
+
 def pack(w: NDArray) -> NDArray:
     """w [K, N], float32 or float16 -> panels [ceil(N / PANEL), K, PANEL] of the same type, zeros in the last one."""
     k, n = w.shape
-    panels = aligned((-(-n // PANEL), k, PANEL), w.dtype.type)
+    panels = lasting((-(-n // PANEL), k, PANEL), w.dtype.type)
     for i, panel in enumerate(panels):
         columns = w[:, i * PANEL : (i + 1) * PANEL]
         panel[:, : columns.shape[1]] = columns
     return panels
 
 
-def row_addresses(e, a, lda, rows):
-    """Addresses of ROWS rows of `a`; those beyond `rows` repeat the last, so nothing outside is read."""
+def row_addresses(e, a, lda, rows, height=ROWS):
+    """Addresses of `height` rows of `a`; those beyond `rows` repeat the last, so nothing outside is read."""
     last = e.sub(rows, i64(1))
-    within = [e.select(e.icmp_signed("<", i64(i), rows), i64(i), last) for i in range(1, ROWS)]
+    within = [e.select(e.icmp_signed("<", i64(i), rows), i64(i), last) for i in range(1, height)]
     return [a, *(e.add(a, e.mul(lda, i)) for i in within)]
 
 
-def tile(vectors: int, halves: bool = False, add: bool = False):
-    """An intrinsic `(a, lda, b, k, c, ldc, rows)`: c = a @ b for up to ROWS rows and `vectors` * 16 columns.
+@inline
+def tile_height(rows):
+    """Of the heights 6, 5 and 4 the one that cuts `rows` into the fewest tiles with the least to spare."""
+    tiles = max(1, (rows + ROWS - 1) // ROWS)
+    return max(4, (rows + tiles - 1) // tiles)
+
+
+def tile(vectors: int, halves: bool = False, height: int = ROWS, add: bool = False):
+    """An intrinsic `(a, lda, b, k, c, ldc, rows, ahead, stride)`: c = a @ b for up to `height` rows.
 
     add: c += a @ b.
 
     a, b, c are addresses, lda and ldc row lengths in bytes, b is a packed panel [k, vectors * 16] of float32 or
-    float16. Only `rows` rows of `a` are read and of `c` written.
+    float16. Only `rows` rows of `a` are read and of `c` written. Meanwhile the cache is asked for what lies at `ahead`,
+    `stride` bytes further with each step of k: no address at all is a wrong one.
     """
     size, load = (2, simd.load_halves) if halves else (4, simd.load)
 
     @intrinsic
-    def multiply(typing_context, a, lda, b, k, c, ldc, rows):
+    def multiply(typing_context, a, lda, b, k, c, ldc, rows, ahead, stride):
         def generate(context, builder, signature, args):
             e = builder
-            a, lda, b, k, c, ldc, rows = args
-            row = row_addresses(e, a, lda, rows)
-            for i in range(ROWS):  # what will be written is fetched while the sums run
+            a, lda, b, k, c, ldc, rows, ahead, stride = args
+            row = row_addresses(e, a, lda, rows, height)
+            for i in range(height):  # what will be written is fetched while the sums run
                 for j in range(vectors):
                     simd.prefetch(e, e.add(c, e.mul(ldc, i64(i))), 64 * j)
-            start = [simd.constant(e, 0.0)] * (ROWS * vectors)
+            start = [simd.constant(e, 0.0)] * (height * vectors)
             if add:
-                outs = row_addresses(e, c, ldc, rows)
+                outs = row_addresses(e, c, ldc, rows, height)
                 start = [simd.load(e, out, 64 * j) for out in outs for j in range(vectors)]
             with Loop(e, k, start) as loop:
                 panel = e.add(b, e.mul(loop.index, i64(size * LANES * vectors)))
                 columns = [load(e, panel, size * LANES * j) for j in range(vectors)]
                 for j in range(0, size * LANES * vectors, 64):
-                    simd.prefetch(e, panel, AHEAD + j)
+                    simd.prefetch(e, e.add(ahead, e.mul(loop.index, stride)), j)
                 at = e.mul(loop.index, i64(4))
                 sums = []
-                for i in range(ROWS):
+                for i in range(height):
                     x = simd.broadcast(e, e.add(row[i], at))
                     sums += [x.fma(columns[j], loop.carried[i * vectors + j]) for j in range(vectors)]
                 loop.next(*sums)
-            for i in range(ROWS):
+            for i in range(height):
                 with e.if_then(e.icmp_signed(">", rows, i64(i))):
                     out = e.add(c, e.mul(ldc, i64(i)))
                     for j in range(vectors):
                         simd.store(e, loop.results[i * vectors + j], out, 64 * j)
             return context.get_dummy_value()
 
-        return types.void(*[ADDRESS] * 7), generate
+        return types.void(*[ADDRESS] * 9), generate
 
     return multiply
 
@@ -161,7 +193,9 @@ def widen(typing_context, halves, n, out):
 
 
 multiply_panel = tile(VECTORS)
-multiply_half_panel = tile(VECTORS, halves=True)
+multiply_halves = tile(VECTORS, halves=True)
+multiply_halves_by_five = tile(VECTORS, halves=True, height=5)
+multiply_halves_by_four = tile(VECTORS, halves=True, height=4)
 
 
 @kernel
@@ -172,19 +206,29 @@ def linear_at(x, lda, rows, k, panels, halves, bias, residual, kind, out, width,
     together; bias has as many elements, `kind` is one of the codes above, `residual` is read only for RESIDUAL.
     scratch: k * PANEL floats.
     """
+    in_registers = halves and rows <= FEW_ROWS
+    height = tile_height(rows) if in_registers else ROWS
+    step = (2 if halves else 4) * PANEL
+    stride = step // max(1, (rows + height - 1) // height)  # of the next panel, a part with each tile
     for n in range(0, width, PANEL):
         panel = panels + (2 if halves else 4) * n * k
-        in_registers = halves and rows <= FEW_ROWS
+        ahead = panel + step * k
         if halves and not in_registers:
             widen(panel, k * PANEL, scratch)
             panel = scratch
-        for m in range(0, rows, ROWS):
+        for m in range(0, rows, height):
             here = 4 * (m * width + n)
-            count = min(ROWS, rows - m)
-            if in_registers:
-                multiply_half_panel(x + lda * m, lda, panel, k, out + here, 4 * width, count)
+            count = min(height, rows - m)
+            a, c = x + lda * m, out + here
+            if not in_registers:
+                multiply_panel(a, lda, panel, k, c, 4 * width, count, ahead, stride)
+            elif height == 6:
+                multiply_halves(a, lda, panel, k, c, 4 * width, count, ahead, stride)
+            elif height == 5:
+                multiply_halves_by_five(a, lda, panel, k, c, 4 * width, count, ahead, stride)
             else:
-                multiply_panel(x + lda * m, lda, panel, k, out + here, 4 * width, count)
+                multiply_halves_by_four(a, lda, panel, k, c, 4 * width, count, ahead, stride)
+            ahead += stride * k
             for i in range(count):
                 at = here + 4 * i * width
                 finish_row(kind, out + at, bias + 4 * n, residual + at, PANEL)

@@ -123,4 +123,4 @@ def weight_grad(left, x, first, last, scratch, dw):
                 copy_block(x.ctypes.data + 4 * (k * (t + i) + PANEL * p), PANEL, panel + 4 * PANEL * i)
             for i in range(0, n, ROWS):
                 a, out = left.ctypes.data + stride * i + 4 * t, dw.ctypes.data + 4 * (k * i + PANEL * p)
-                add_panel(a, stride, panel, count, out, 4 * k, min(ROWS, n - i))
+                add_panel(a, stride, panel, count, out, 4 * k, min(ROWS, n - i), panel + 4096, 4 * PANEL)

@@ -12,8 +12,10 @@ from .simd import LANES, Loop, f32, i64
 
 
 @intrinsic
-def norm_row(typing_context, x, n, gamma, beta, eps):
+def norm_row(typing_context, x, n, gamma, beta, eps, channel):
     """x[:n] <- (x - mean) / sqrt(var + eps) * gamma + beta; returns (min(0, result), max(0, result)).
+
+    These ends leave `channel` out, and are NaN where a number is NaN or infinite.
 
     n need not be a multiple of 16; the row and both vectors must be followed by readable floats up to one, and the
     row's are overwritten.
@@ -21,7 +23,7 @@ def norm_row(typing_context, x, n, gamma, beta, eps):
 
     def generate(context, builder, signature, args):
         e = builder
-        x, n, gamma, beta, eps = args
+        x, n, gamma, beta, eps, channel = args
         zero = simd.constant(e, 0.0)
         count = e.sitofp(n, f32)
         with Loop(e, n, [zero], step=LANES) as loop:
@@ -41,12 +43,14 @@ def norm_row(typing_context, x, n, gamma, beta, eps):
             y = y.fma(simd.load(e, e.add(gamma, at)), simd.load(e, e.add(beta, at)))
             y = simd.keep_first(e, y, e.sub(n, loop.index), 0.0)
             simd.store(e, y, here)
+            y = simd.without(e, y, e.sub(channel, loop.index))
             loop.next(y.min(loop.carried[0]), y.max(loop.carried[1]))
         low, high = loop.results
-        ends = [e.fneg(simd.max_lanes(e, low * -1.0)), simd.max_lanes(e, high)]
+        nothing = e.fmul(variance, f32(0.0))
+        ends = [e.fsub(nothing, simd.max_lanes(e, low * -1.0)), e.fadd(nothing, simd.max_lanes(e, high))]
         return context.make_tuple(e, signature.return_type, ends)
 
-    return types.UniTuple(types.float32, 2)(ADDRESS, ADDRESS, ADDRESS, ADDRESS, types.float32), generate
+    return types.UniTuple(types.float32, 2)(*[ADDRESS] * 4, types.float32, types.int64), generate
 
 
 def _sum_rows(load_word):
@@ -77,4 +81,4 @@ sum_half_rows = _sum_rows(lambda e, word, i: simd.load_halves(e, e.add(word, e.m
 def layer_norm(x, channels, gamma, beta, eps):
     """Each row of x [T, P] normalized in place over its first `channels`; P, gamma and beta are multiples of 16."""
     for t in range(x.shape[0]):
-        norm_row(x.ctypes.data + 4 * t * x.shape[1], channels, gamma.ctypes.data, beta.ctypes.data, eps)
+        norm_row(x.ctypes.data + 4 * t * x.shape[1], channels, gamma.ctypes.data, beta.ctypes.data, eps, -1)

@@ -10,15 +10,15 @@ import numpy as np
 
 from .attention import attend_at, copy_block
 from .cache import inline, kernel
-from .int8 import linear8_at, quantize_at, quantize_row, store_float
+from .int8 import code_row, linear8_at, quantize_at
 from .matmul import linear_at
 from .norm import norm_row, sum_float_rows, sum_half_rows
 
 EMBED, NORM, LINEAR, QUANTIZE, LINEAR8, ATTEND, FIRST_ROWS = range(7)
 
-# The columns of a program. Operands are indices into the table of addresses, -1 where there is none; the zero points of
-# codes stand right after their scales, and what a NORM or EMBED quantizes goes to CODES and SCALES.
-OP, X, OUT, W, BIAS, RESIDUAL, K, WIDTH, KIND, PER_TEXT, CODES, SCALES, COLUMNS, SUMS, EXTRA, NUMBER = range(16)
+# The columns of a program. Operands are indices into the table of addresses, -1 where there is none; what a NORM
+# quantizes, all but the CHANNEL that stays float, goes to CODES and TERMS.
+OP, X, OUT, W, BIAS, RESIDUAL, K, WIDTH, KIND, PER_TEXT, CODES, TERMS, COLUMNS, CHANNEL, EXTRA, NUMBER = range(16)
 FIELDS = 16
 
 
@@ -47,13 +47,12 @@ def run(program, numbers, table, widths, ids, types, starts, scratch):
                 table[step[RESIDUAL]], step[KIND], out, step[WIDTH], memory,
             )  # fmt: skip
         elif op == QUANTIZE:
-            codes, scales, zeros = table[step[CODES]], table[step[SCALES]], table[step[SCALES] + 1]
-            quantize_at(x, widths[step[X]], rows, step[K], codes, widths[step[CODES]], scales, zeros)
+            codes, terms = table[step[CODES]], table[step[TERMS]]
+            quantize_at(x, widths[step[X]], rows, step[K], step[CHANNEL], codes, widths[step[CODES]], terms)
         elif op == LINEAR8:
             linear8_at(
-                table[step[CODES]], widths[step[CODES]], table[step[SCALES]], table[step[SCALES] + 1], rows, step[K],
-                table[step[W]], table[step[COLUMNS]], table[step[SUMS]], table[step[BIAS]], table[step[RESIDUAL]],
-                step[KIND], out, step[WIDTH],
+                table[step[CODES]], widths[step[CODES]], table[step[TERMS]], rows, step[K], table[step[W]],
+                table[step[COLUMNS]], table[step[BIAS]], table[step[RESIDUAL]], step[KIND], out, step[WIDTH],
             )  # fmt: skip
         elif op == ATTEND:
             heads, width = step[EXTRA], step[WIDTH]
@@ -71,11 +70,11 @@ def run(program, numbers, table, widths, ids, types, starts, scratch):
 @inline
 def _norm(step, numbers, table, widths, row, t):
     """Normalizes a row in place and, where the program says so, quantizes it too."""
-    low, high = norm_row(row, step[K], table[step[W]], table[step[BIAS]], numbers[step[NUMBER]])
+    channel = step[CHANNEL]
+    low, high = norm_row(row, step[K], table[step[W]], table[step[BIAS]], numbers[step[NUMBER]], channel)
     if step[CODES] >= 0:
-        scale, zero = quantize_row(row, step[K], table[step[CODES]] + widths[step[CODES]] * t, low, high)
-        store_float(table[step[SCALES]] + 4 * t, scale)
-        store_float(table[step[SCALES] + 1] + 4 * t, zero)
+        codes, term = table[step[CODES]] + widths[step[CODES]] * t, table[step[TERMS]] + widths[step[TERMS]] * t
+        code_row(row, step[K], channel, low, high, codes, term)
 
 
 @inline

@@ -26,7 +26,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from .target import has_avx2, has_byte_dot, has_wide_byte_shuffle, widens_halves
+from .target import has_avx2, has_byte_dot, has_short_byte_dot, has_wide_byte_shuffle, widens_halves
 
 LANES = 16
 ROUND = 12582912.0  # 1.5 * 2^23: adding it to a small number leaves the nearest integer in the low bits of the sum
@@ -135,11 +135,13 @@ def store_bytes(b: ir.IRBuilder, x: Lanes, address: Any) -> None:
 def dot_bytes(b: ir.IRBuilder, total: Any, u: Any, s: Any) -> Any:
     """total + the sum of four products in each int32 lane: bytes of `u` unsigned, of `s` signed. Exact.
 
-    One instruction with VNNI. Elsewhere bytes are widened to 16 bits and multiplied in pairs, or, on processors
-    without that either, to 32 bits: the same whole numbers, so the same bits, on every processor.
+    One instruction with VNNI, two with its shorter form. Elsewhere bytes are widened to 16 bits and multiplied in
+    pairs, or, on processors without that either, to 32 bits: the same whole numbers, so the same bits, everywhere.
     """
     if has_byte_dot():
         return _call(b, "llvm.x86.avx512.vpdpbusd.512", ints, [total, u, s])
+    if has_short_byte_dot():
+        return _by_halves(b, lambda *x: _call(b, "llvm.x86.avx512.vpdpbusd.256", x[0].type, x), total, u, s)
     shorts = ir.VectorType(ir.IntType(16), 2 * LANES)
 
     def eight(x: int) -> Any:
@@ -151,19 +153,24 @@ def dot_bytes(b: ir.IRBuilder, total: Any, u: Any, s: Any) -> Any:
     return b.add(total, b.add(even, odd))
 
 
+def _by_halves(b: ir.IRBuilder, function: Any, *args: Any) -> Any:
+    """function on the lower and on the upper halves of its arguments, side by side."""
+    parts = []
+    for upper in (False, True):
+        halves = []
+        for x in args:
+            half = x.type.count // 2
+            order = ir.Constant(ir.VectorType(i32, half), [i + half * upper for i in range(half)])
+            halves.append(b.shuffle_vector(x, ir.Constant(x.type, ir.Undefined), order))
+        parts.append(function(*halves))
+    return b.shuffle_vector(*parts, ir.Constant(ints, list(range(LANES))))
+
+
 def _pair_products(b: ir.IRBuilder, x: Any, y: Any) -> Any:
     """<32 x i16>, twice: products of neighbours added, <16 x i32>."""
-    half = ir.VectorType(ir.IntType(16), LANES)
-    lower, upper = list(range(LANES)), list(range(LANES, 2 * LANES))
     if has_avx2():
         quarter = ir.VectorType(i32, LANES // 2)
-        parts = []
-        for order in (lower, upper):
-            mask = ir.Constant(ir.VectorType(i32, LANES), order)
-            args = [b.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), mask) for v in (x, y)]
-            assert args[0].type == half
-            parts.append(_call(b, "llvm.x86.avx2.pmadd.wd", quarter, args))
-        return b.shuffle_vector(*parts, ir.Constant(ints, list(range(LANES))))
+        return _by_halves(b, lambda *halves: _call(b, "llvm.x86.avx2.pmadd.wd", quarter, halves), x, y)
     wide = ir.VectorType(i32, 2 * LANES)
     product = b.mul(b.sext(x, wide), b.sext(y, wide))
     first = ir.Constant(ints, list(range(0, 2 * LANES, 2)))
@@ -237,6 +244,12 @@ def keep_first(b: ir.IRBuilder, x: Lanes, count: Any, otherwise: float) -> Lanes
     return Lanes(b, b.select(mask, x.value, ir.Constant(floats, [otherwise] * LANES)))
 
 
+def without(b: ir.IRBuilder, x: Lanes, lane: Any) -> Lanes:
+    """`x` with 0 in one lane (an int64 value); x itself where there is no such lane."""
+    here = b.icmp_signed("==", ir.Constant(ints, list(range(LANES))), _spread(b, b.trunc(lane, i32), ints))
+    return Lanes(b, b.select(here, ir.Constant(floats, [0.0] * LANES), x.value))
+
+
 def _fold(b: ir.IRBuilder, x: Lanes, combine: Any) -> Any:
     """Lane 0 of a fixed tree: 16 lanes -> 8 -> 4 -> 2 -> 1, lane i with lane i + half."""
     value, half = x.value, LANES // 2
@@ -267,10 +280,10 @@ def sqrt(b: ir.IRBuilder, x: Any) -> Any:
 
 
 def prefetch(b: ir.IRBuilder, address: Any, offset: int) -> None:
-    """Ask for the cache line at `address + offset`, which need not exist."""
+    """Ask for the cache line at `address + offset`, which need not exist, into the second-level cache."""
     pointer = _pointer(b, address, offset, i8)
     signature = ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32])
-    b.call(cgutils.get_or_insert_function(b.module, signature, "llvm.prefetch.p0"), [pointer, i32(0), i32(3), i32(1)])
+    b.call(cgutils.get_or_insert_function(b.module, signature, "llvm.prefetch.p0"), [pointer, i32(0), i32(2), i32(1)])
 
 
 def transpose(b: ir.IRBuilder, rows: Sequence[Lanes]) -> list[Lanes]:

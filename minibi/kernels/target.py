@@ -36,6 +36,11 @@ def has_byte_dot() -> bool:
     return target_has("avx512vnni", *_VNNI) and has_wide_registers()
 
 
+def has_short_byte_dot() -> bool:
+    """AVX-VNNI: the same for half as many, on processors without AVX-512."""
+    return target_has("avxvnni", "alderlake", "raptorlake", "meteorlake", "arrowlake", "sierraforest") and has_avx2()
+
+
 def widens_halves() -> bool:
     """An instruction from float16 to float32; without one LLVM would call a function that need not exist."""
     triple, *_ = cpu_target.target_context.codegen().magic_tuple()

@@ -7,7 +7,7 @@ h = forward(ops, params, config, batch)          # [T, C]
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError, ModelError
+from ..nn.outliers import Packing, Unpacked
 from ..shapes import Floats
-from ..text.batches import Batch
+from ..text.batches import Batch, pack
 from ..text.tokenizer import Tokenizer
 from .locate import read_json
 
@@ -120,21 +121,43 @@ class Study:
     attention: list[list[Floats]] = field(default_factory=list)  # per layer, per text: [H, S, S]
 
 
-SCALE = "_scale"  # behind a matrix's name: the scales of its rows, where it is stored as bytes
+# Behind the name of a matrix [N, K] stored as bytes: the scales of its rows [N, 1], and the column that stays float,
+# [N, 1], with its number [1].
+SCALE, OUTLIER, CHANNEL = "_scale", "_outlier", "_channel"
 
 
 def as_floats(tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
-    """Stored tensors, bytes as the floats they mean and their scales left out. Raises ModelError."""
+    """Stored tensors, bytes as the floats they mean; of what belonged to them only CHANNEL is left.
+
+    Raises ModelError.
+    """
     out = dict(tensors)
     for name, tensor in tensors.items():
         if name + SCALE in tensors and tensor.dtype == np.int8:
-            scales = out.pop(name + SCALE)
-            if scales.dtype.kind != "f" or scales.shape != (*tensor.shape[:-1], 1):
-                raise ModelError(
-                    f"{name}: its scales are {scales.dtype} {list(scales.shape)}, not one float for each row"
-                )
-            out[name] = tensor.astype(np.float32) * scales
+            w = tensor.astype(np.float32) * _of_rows(out, name, SCALE, tensor)
+            if (channel := outlier_channel(tensors, name, tensor.shape[-1])) is not None:
+                w[:, [channel]] = _of_rows(out, name, OUTLIER, tensor)
+            out[name] = w
     return out
+
+
+def _of_rows(tensors: dict[str, NDArray], name: str, what: str, matrix: NDArray) -> NDArray:
+    """Takes out what belongs to a matrix: one float for each of its rows."""
+    x = tensors.pop(name + what, None)
+    if x is None or x.dtype.kind != "f" or x.shape != (*matrix.shape[:-1], 1):
+        found = "missing" if x is None else f"{x.dtype} {list(x.shape)}"
+        raise ModelError(f"{name}{what} is {found}, not one float for each row")
+    return x
+
+
+def outlier_channel(tensors: Mapping[str, NDArray], name: str, channels: int) -> int | None:
+    """The stored number of the column that stays float; None where none is stored. Raises ModelError."""
+    found = tensors.get(name + CHANNEL)
+    if found is None:
+        return None
+    if found.dtype.kind != "i" or found.shape != (1,) or not 0 <= found[0] < channels:
+        raise ModelError(f"{name}{CHANNEL} is not the number of one of its {channels} columns")
+    return int(found[0])
 
 
 def canonical(tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
@@ -190,8 +213,12 @@ def read_params(
     Raises ModelError for a missing or misshapen tensor.
     """
     get = getter(tensors, where, finite)
-    matrix = ops.matrix8 if compute == "int8" else ops.matrix
     c, f = config.channels, config.feed_forward
+
+    def matrix(stored: NDArray, name: str) -> Any:
+        if compute != "int8":
+            return ops.matrix(stored)
+        return Unpacked(stored, outlier_channel(tensors, name, stored.shape[1]))
 
     def joined(prefix: str, part: str, *shape: int) -> NDArray:
         return ops.join(*[get(f"{prefix}attention.self.{n}.{part}", *shape) for n in ("query", "key", "value")])
@@ -199,24 +226,27 @@ def read_params(
     def vector(name: str, size: int = c) -> Any:
         return ops.vector(get(name, size))
 
+    def weight(name: str, *shape: int) -> Any:
+        return matrix(get(name, *shape), name)
+
     def layer(i: int) -> Layer:
         p = f"encoder.layer.{i}."
         return Layer(
-            qkv_w=matrix(joined(p, "weight", c, c)),
+            qkv_w=matrix(joined(p, "weight", c, c), p + "attention.self.query.weight"),
             qkv_b=ops.vector(joined(p, "bias", c)),
-            out_w=matrix(get(p + "attention.output.dense.weight", c, c)),
+            out_w=weight(p + "attention.output.dense.weight", c, c),
             out_b=vector(p + "attention.output.dense.bias"),
             norm1_g=vector(p + "attention.output.LayerNorm.weight"),
             norm1_b=vector(p + "attention.output.LayerNorm.bias"),
-            up_w=matrix(get(p + "intermediate.dense.weight", f, c)),
+            up_w=weight(p + "intermediate.dense.weight", f, c),
             up_b=vector(p + "intermediate.dense.bias", f),
-            down_w=matrix(get(p + "output.dense.weight", c, f)),
+            down_w=weight(p + "output.dense.weight", c, f),
             down_b=vector(p + "output.dense.bias"),
             norm2_g=vector(p + "output.LayerNorm.weight"),
             norm2_b=vector(p + "output.LayerNorm.bias"),
         )
 
-    return Params(
+    params = Params(
         word=get("embeddings.word_embeddings.weight", config.vocabulary, c),
         position=ops.table(get("embeddings.position_embeddings.weight", config.positions, c)),
         token_type=ops.table(get("embeddings.token_type_embeddings.weight", config.types, c)),
@@ -224,6 +254,34 @@ def read_params(
         norm_b=vector("embeddings.LayerNorm.bias"),
         layers=[layer(i) for i in range(config.layers)],
     )
+    return _packed(params, config, ops) if compute == "int8" else params
+
+
+PROBE = 16  # tokens, evenly from the vocabulary
+
+
+def _packed(p: Params, config: BertConfig, ops: Any) -> Params:
+    """Its `Unpacked` matrices as bytes, by one run on a few tokens."""
+    count = min(PROBE, config.positions)
+    probe = pack([np.arange(count, dtype=np.int32) * config.vocabulary // count])
+    forward(Packing(ops), p, config, probe)
+
+    def layer(raw: Layer) -> Layer:
+        return replace(raw, **{name: w.packed for name, w in vars(raw).items() if isinstance(w, Unpacked)})
+
+    return replace(p, layers=[layer(raw) for raw in p.layers])
+
+
+def outlier_channels(p: Params) -> dict[str, int]:
+    """Name of each matrix that has become bytes -> its column that stays float."""
+    names = {"qkv_w": [f"attention.self.{n}" for n in ("query", "key", "value")], "out_w": ["attention.output.dense"]}
+    names |= {"up_w": ["intermediate.dense"], "down_w": ["output.dense"]}
+    return {
+        f"encoder.layer.{i}.{name}.weight": getattr(layer, w).channel
+        for i, layer in enumerate(p.layers)
+        for w in names
+        for name in names[w]
+    }
 
 
 def forward(ops: Any, p: Params, config: BertConfig, batch: Batch, study: Study | None = None) -> Floats:
@@ -236,6 +294,8 @@ def forward(ops: Any, p: Params, config: BertConfig, batch: Batch, study: Study 
 
 def check_lengths(batch: Batch, config: BertConfig) -> None:
     """Raises InputError for a text longer than the table of positions."""
+    if len(batch.ids) <= config.positions:
+        return
     longest = int(batch.lengths.max(initial=0))
     if longest > config.positions:
         raise InputError(f"a text of {longest} tokens exceeds the model's {config.positions} positions")

@@ -74,6 +74,7 @@ class BiEncoder:
             raise ModelError(f"max_seq_length {max_seq_length} exceeds the model's {self.config.positions} positions")
         self.tokenizer.max_length = limit
         bert.check_vocabulary(self.tokenizer, self.config, self.folder)
+        _check_case(self.tokenizer, self.modules.transformer)
         raw = read_json(self.folder / "config_sentence_transformers.json", {})
         self.prompts = dict(prompts) if prompts is not None else read_prompts(raw, name)
         default = raw.get("default_prompt_name") if prompts is None else None  # the model's own goes with its prompts
@@ -113,12 +114,19 @@ class BiEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that decides a text's vector: weights, tokenizer, modules, length limit, prompts.
+        """A hash of all that decides a text's vector: weights, arithmetic, tokenizer, modules, length limit, prompts.
 
         Two indexes may be compared only if their fingerprints agree.
         """
         digest = hashlib.sha256(self._files_digest)
-        settings = [self.max_seq_length, self.truncate_dim, sorted(self.prompts.items()), self.default_prompt_name]
+        settings: list[Any] = [
+            self.max_seq_length,
+            self.truncate_dim,
+            sorted(self.prompts.items()),
+            self.default_prompt_name,
+        ]
+        if self.compute != "float32":
+            settings.append(self.compute)
         digest.update(json.dumps(settings).encode())
         return digest.hexdigest()
 
@@ -261,6 +269,17 @@ class BiEncoder:
     def _check_width(self, width: int | None) -> None:
         if width is not None and not 1 <= width <= self.modules.dim:
             raise InputError(f"truncate_dim must be between 1 and {self.modules.dim}, not {width}")
+
+
+_MIXED_CASE = "The Quick BROWN Fox, Ünder ÉTÉ"
+
+
+def _check_case(tokenizer: Tokenizer, folder: Path) -> None:
+    """Raises ModelError if texts should be lower-cased and the tokenizer does not do so by itself."""
+    if read_json(folder / "sentence_bert_config.json", {}).get("do_lower_case"):
+        mixed, lower = tokenizer.encode([_MIXED_CASE, _MIXED_CASE.lower()], "silent")
+        if not np.array_equal(mixed, lower):
+            raise ModelError(f"{folder}: do_lower_case is not supported where tokenizer.json keeps capitals")
 
 
 def _join(vectors: Floats, counts: Sequence[int], lengths: Sequence[int]) -> Floats:

@@ -1,7 +1,8 @@
 """Models on disk in fewer bytes: `convert` writes a folder's weights as float32, float16 or int8.
 
-int8 stores each matrix as signed bytes, and beside it, under its name with `_scale`, a float32 scale for each row. What
-`compute="int8"` makes of them are the very same bytes.
+int8 stores each matrix as signed bytes, and beside it, under its name with `_scale`, a float32 scale for each row; the
+column that stays float (see `nn.outliers`) goes under `_outlier`, its number under `_channel`. What `compute="int8"`
+makes of them are the very same bytes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from numpy.typing import NDArray
 from ..errors import InputError, ModelError
 from ..store.files import replace_file
 from ..store.tensors import read_weights
-from .bert import SCALE, BertConfig, as_floats
+from .bert import CHANNEL, OUTLIER, SCALE, BertConfig, as_floats, canonical, outlier_channels, read_params
 from .locate import locate, read_json
+from .running import interpreter
 
 STORED = ("float32", "float16", "int8")
+OTHER_WEIGHTS = ("*.bin", "*.onnx", "*.onnx_data", "*.h5", "*.msgpack", "*.ot", "*.pt", "*.pth", "*.ckpt", "*.gguf")
+OTHER_WEIGHTS += ("*.tflite", "onnx", "openvino", "*.mlpackage", "coreml", "flax_model*", "rust_model*")
 
 
 def convert(source: str | Path, target: str | Path, stored: str) -> Path:
@@ -29,13 +33,18 @@ def convert(source: str | Path, target: str | Path, stored: str) -> Path:
     folder, target = locate(source), Path(target)
     check_target(folder, target)
     place = _transformer(folder)
-    BertConfig.read(folder / place)
+    config = BertConfig.read(folder / place)
+    floats = as_floats(read_weights(folder / place))
+    for name, tensor in floats.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():  # as bytes these would become numbers
+            raise InputError(f"{name} holds NaN or infinity: this model cannot be used")
+    channels: dict[str, int] = {}
+    if stored == "int8":
+        channels = outlier_channels(read_params(canonical(floats), config, interpreter(), folder, "int8"))
     tensors: dict[str, NDArray] = {}
-    for name, tensor in as_floats(read_weights(folder / place)).items():
+    for name, tensor in floats.items():
         if tensor.dtype.kind != "f":
             tensors[name] = tensor
-        elif not np.isfinite(tensor).all():  # as bytes these would become numbers
-            raise InputError(f"{name} holds NaN or infinity: this model cannot be used")
         elif tensor.ndim < 2 or stored == "float32":
             tensors[name] = tensor.astype(np.float32)
         elif stored == "float16" or "embeddings" in name:  # tables of embeddings are read, not multiplied
@@ -44,7 +53,8 @@ def convert(source: str | Path, target: str | Path, stored: str) -> Path:
             if not np.isfinite(tensors[name]).all():
                 raise InputError(f"{name} holds numbers beyond float16: store the model as float32")
         else:
-            tensors[name], tensors[name + SCALE] = to_bytes(tensor)
+            parts = to_bytes(tensor, channels.get(name.removeprefix("bert.")))
+            tensors |= {name + part: array for part, array in parts.items()}
     write_model(folder, target, {place: tensors})
     return target
 
@@ -67,7 +77,7 @@ def write_model(folder: Path, target: Path, weights: Mapping[Path, Mapping[str, 
     check_target(folder, target)
     target.mkdir(parents=True)
     try:
-        others = shutil.ignore_patterns("*.safetensors*", "*.bin", ".*")
+        others = shutil.ignore_patterns("*.safetensors*", *OTHER_WEIGHTS, ".*")
         shutil.copytree(folder, target, ignore=others, dirs_exist_ok=True)
         for extra in folder.glob("*/*.safetensors"):  # dense layers behind the transformer stay as they are
             if extra.parent.relative_to(folder) not in weights:
@@ -89,9 +99,13 @@ def _transformer(folder: Path) -> Path:
     return place
 
 
-def to_bytes(w: NDArray) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """w [N, K] -> bytes [N, K] and the scale of each row [N, 1]: its largest magnitude becomes 127."""
-    w = np.asarray(w, np.float32)
+def to_bytes(w: NDArray, channel: int | None = None) -> dict[str, NDArray]:
+    """w [N, K] as bytes, with the scale of each row: its largest magnitude becomes 127. `channel` stays apart."""
+    w = np.array(w, np.float32)
+    apart: dict[str, NDArray] = {}
+    if channel is not None:
+        apart = {OUTLIER: w[:, [channel]], CHANNEL: np.array([channel], np.int32)}
+        w[:, channel] = 0
     top = np.abs(w).max(axis=1, keepdims=True)
     scale = np.where(top > 1e-35, top / np.float32(127), np.float32(1)).astype(np.float32)
-    return np.rint(w / scale).astype(np.int8), scale
+    return {"": np.rint(w / scale).astype(np.int8), SCALE: scale} | apart

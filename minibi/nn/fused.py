@@ -43,8 +43,8 @@ class PackedBytes:
     """A weight matrix [K, N] as signed bytes in panels, ready for `kernels.int8`."""
 
     panels: NDArray[np.int8]
-    columns: Floats  # scales [width]
-    sums: Floats  # of the bytes of each column [width]
+    columns: Floats  # [3, width]: scales, sums of the bytes, weights of the channel that stays float
+    channel: int
     k: int  # filled up to a multiple of four
     n: int
 
@@ -60,17 +60,17 @@ def matrix(w: Any) -> Packed:
     return Packed(matmul.pack(np.asarray(w, dtype).T), k, n)
 
 
-def matrix8(w: Any) -> PackedBytes:
-    """A stored weight [N, K] -> bytes in panels."""
+def matrix8(w: Any, channel: int = 0) -> PackedBytes:
+    """A stored weight [N, K] -> bytes in panels, all but those of one input channel."""
     n, k = w.shape
-    panels, columns, sums = int8.pack8(np.asarray(w, np.float32).T)
-    return PackedBytes(panels, columns, sums, -(-k // 4) * 4, n)
+    panels, columns = int8.pack8(np.asarray(w, np.float32).T, channel)
+    return PackedBytes(panels, columns, channel, -(-k // 4) * 4, n)
 
 
 def vector(x: Any) -> Floats:
     """A bias or scale, zeros appended up to a whole panel."""
     whole = -(-x.size // matmul.PANEL) * matmul.PANEL
-    out = matmul.aligned((whole,))
+    out = matmul.lasting((whole,))
     out[: x.size] = x
     return out
 
@@ -94,10 +94,9 @@ def _linear(x: Floats, w: Packed | PackedBytes, b: Floats, kind: int, residual: 
     residual = out if residual is None else _widened(residual, w.width)
     if isinstance(w, PackedBytes):
         x = _widened(x, -(-w.k // 16) * 16)
-        codes = np.empty(x.shape, np.uint8)
-        scales, zeros = np.empty((2, len(x)), np.float32)
-        int8.quantize(x, codes, scales, zeros)
-        int8.linear8(codes, scales, zeros, w.k, w.panels, w.columns, w.sums, b, residual, kind, out)
+        codes, terms = np.empty(x.shape, np.uint8), np.empty((len(x), int8.TERM // 4), np.float32)
+        int8.quantize(x, w.channel, codes, terms)
+        int8.linear8(codes, terms, w.k, w.panels, w.columns, b, residual, kind, out)
     else:
         matmul.linear(x, w.panels.view(np.uint8), w.halves, b, residual, kind, out)
     return out

@@ -113,37 +113,48 @@ def layer_norm_grad(dy: Array, x: Array, gamma: Array, beta: Array, eps: float) 
 
 @dataclass(frozen=True)
 class Bytes:
-    """A weight matrix [K, N] as signed bytes with a scale for each column."""
+    """A weight matrix [K, N] as signed bytes with a scale for each column; one input channel stays float."""
 
-    codes: NDArray[np.int8]
+    codes: NDArray[np.int8]  # those of the channel are zero
     scales: Floats
+    channel: int
+    outlier: Floats  # the channel's weights [N]
 
 
-def matrix8(w: Array) -> Bytes:
-    """A stored weight [N, K] -> bytes: each column's largest magnitude becomes 127."""
-    w = matrix(w)
+def matrix8(w: Array, channel: int = 0) -> Bytes:
+    """A stored weight [N, K] -> bytes: each column's largest magnitude, but that of `channel`, becomes 127."""
+    w = matrix(w).copy()
+    outlier = w[channel].copy()
+    w[channel] = 0
     top = np.abs(w).max(axis=0)
     scales = np.where(top > 1e-35, top / np.float32(127), np.float32(1)).astype(np.float32)
-    return Bytes(np.rint(w / scales).astype(np.int8), scales)
+    return Bytes(np.rint(w / scales).astype(np.int8), scales, channel, outlier)
 
 
-def quantize(x: Array) -> tuple[NDArray[np.uint8], Floats, Floats]:
-    """Rows [T, K] -> unsigned bytes, scales [T, 1] and zero points [T, 1]: x ~ scale (code - zero)."""
-    x = np.asarray(x, np.float32)
+def quantize(x: Array, channel: int) -> tuple[NDArray[np.uint8], Floats, Floats]:
+    """Rows [T, K] -> unsigned bytes, scales [T, 1] and zero points [T, 1]: x ~ scale (code - zero).
+
+    The range of a row leaves `channel` out. A row with NaN or infinity in it has a scale of NaN.
+    """
+    x = np.array(x, np.float32)
+    x[:, channel] = 0
+    x[~np.isfinite(x).all(axis=1)] = np.nan
     low, high = x.min(axis=1, keepdims=True, initial=0), x.max(axis=1, keepdims=True, initial=0)
     span = np.maximum(high - low, np.float32(1e-30))
     inverse = np.float32(255) / span
     zero = np.rint(-low * inverse)
-    return np.clip(np.rint(x * inverse + zero), 0, 255).astype(np.uint8), span / np.float32(255), zero
+    codes = np.nan_to_num(np.clip(np.rint(x * inverse + zero), 0, 255)).astype(np.uint8)
+    return codes, span / np.float32(255), zero
 
 
 def linear(x: Array, w: Any, b: Array) -> Array:
     """x [T, K] @ w [K, N] + b [N]. With `Bytes`, x becomes bytes too and the product of bytes is exact."""
     if isinstance(w, Bytes):
-        codes, scale, zero = quantize(x)
+        codes, scale, zero = quantize(x, w.channel)
         products = codes.astype(np.float64) @ w.codes.astype(np.float64)  # whole numbers below 2^53
         products -= zero * w.codes.sum(axis=0, dtype=np.float64)
-        return (products * scale * w.scales + b).astype(np.float32)
+        y = products * scale * w.scales + b
+        return (y + x[:, [w.channel]] * w.outlier).astype(np.float32)
     return x @ w + b
 
 

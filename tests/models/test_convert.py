@@ -59,15 +59,19 @@ def test_what_is_stored(golden, tmp_path, name, stored):
     before, folder = read_weights(golden / name), convert(golden / name, tmp_path / "out", stored)
     assert folder == tmp_path / "out"
     after = read_weights(folder)
-    assert {n.removesuffix("_scale") for n in after} == set(before)
+    assert {n.removesuffix("_scale").removesuffix("_outlier").removesuffix("_channel") for n in after} == set(before)
     for n, tensor in before.items():
         if tensor.ndim < 2 or stored == "float32":
             expected = tensor.astype(np.float32)
         elif stored == "float16" or "embeddings" in n:
             expected = tensor.astype(np.float16)
         else:
-            expected, scales = to_bytes(tensor)
-            assert np.array_equal(after[n + "_scale"], scales) and scales.dtype == np.float32
+            channel = after.get(n + "_channel")
+            assert (channel is None) == ("encoder.layer" not in n)
+            parts = to_bytes(tensor, None if channel is None else int(channel[0]))
+            expected = parts[""]
+            assert all(np.array_equal(after[n + part], array) for part, array in parts.items())
+            assert parts["_scale"].dtype == np.float32
         assert after[n].dtype == expected.dtype and np.array_equal(after[n], expected)
         assert after[n].dtype == np.int8 or n + "_scale" not in after
     others = {p.relative_to(golden / name): p.read_bytes() for p in (golden / name).rglob("*.*")
@@ -88,14 +92,18 @@ def test_sizes(tmp_path):
 def test_to_bytes_is_what_the_linear_verbs_make_of_a_matrix(n, k, magnitude, seed):
     w = (np.random.default_rng(seed).uniform(-1, 1, (n, k)) * magnitude).astype(np.float32)
     w[0] = 0
-    codes, scales = to_bytes(w)
-    twin = plain.matrix8(w)
+    channel = seed % k
+    parts = to_bytes(w, channel)
+    codes, scales, outlier = parts[""], parts["_scale"], parts["_outlier"]
+    twin = plain.matrix8(w, channel)
     assert np.array_equal(codes.T, twin.codes) and np.array_equal(scales.ravel(), twin.scales)
-    assert codes.dtype == np.int8 and scales.shape == (n, 1) and not codes[0].any()
-    again = to_bytes(codes.astype(np.float32) * scales)
-    assert np.array_equal(again[0], codes), "bytes, floats, bytes: nothing is lost the second time"
-    usual = np.abs(w).max(1) > 1e-35
-    assert np.array_equal(again[1][usual], scales[usual])
+    assert np.array_equal(outlier.ravel(), twin.outlier) and parts["_channel"].tolist() == [channel]
+    assert codes.dtype == np.int8 and scales.shape == outlier.shape == (n, 1) and not codes[0].any()
+    again = to_bytes(codes.astype(np.float32) * scales, channel)
+    assert np.array_equal(again[""], codes), "bytes, floats, bytes: nothing is lost the second time"
+    usual = np.abs(np.delete(w, channel, 1)).max(1, initial=0) > 1e-35
+    assert np.array_equal(again["_scale"][usual], scales[usual])
+    assert set(to_bytes(w)) == {"", "_scale"}
 
 
 def test_no_scale_changes_from_bytes_to_floats_and_back():
@@ -223,8 +231,11 @@ def test_pickles_and_hidden_files_stay_behind(copy, tmp_path):
     folder = copy("tiny-bert")
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
     (folder / ".git").mkdir()
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "model.onnx").write_bytes(b"another format")
+    (folder / "tf_model.h5").write_bytes(b"another format")
     names = {p.name for p in convert(folder, tmp_path / "out", "float16").iterdir()}
-    assert not {"pytorch_model.bin", ".git"} & names
+    assert not {"pytorch_model.bin", ".git", "onnx", "tf_model.h5"} & names
 
 
 # --- refusals
@@ -325,8 +336,36 @@ def test_scales_that_do_not_fit_are_refused(golden, tmp_path, load, scales):
     folder = convert(golden / "tiny-bert", tmp_path / "int8", "int8")
     change(folder, layer__0__output__dense__weight_scale=scales)
     for use in (lambda: load(BiEncoder, folder), lambda: convert(folder, tmp_path / "out", "float32")):
-        with pytest.raises(ModelError, match=r"layer\.0\.output\.dense\.weight: its scales are"):
+        with pytest.raises(ModelError, match=r"layer\.0\.output\.dense\.weight_scale is"):
             use()
+
+
+@pytest.mark.parametrize(
+    ("what", "change_it"),
+    [
+        ("outlier", lambda x: x[:-1]),
+        ("outlier", lambda x: x.astype(np.int32)),
+        ("channel", lambda x: x + 1000),
+        ("channel", lambda x: -1 - x),
+        ("channel", lambda x: np.float32(x)),
+        ("channel", lambda x: np.concatenate([x, x])),
+    ],
+)
+def test_a_column_apart_that_does_not_fit_is_refused(golden, tmp_path, load, what, change_it):
+    folder = convert(golden / "tiny-bert", tmp_path / "int8", "int8")
+    change(folder, **{f"layer__0__output__dense__weight_{what}": change_it})
+    for compute in ("float32", "int8"):
+        with pytest.raises(ModelError, match=rf"layer\.0\.output\.dense\.weight_{what} is"):
+            load(BiEncoder, folder, compute=compute)
+
+
+def test_a_column_apart_that_is_missing_is_refused(golden, tmp_path, load):
+    folder = convert(golden / "tiny-bert", tmp_path / "int8", "int8")
+    tensors = load_file(folder / WEIGHTS)
+    del tensors["encoder.layer.0.output.dense.weight_outlier"]
+    save_file(tensors, folder / WEIGHTS)
+    with pytest.raises(ModelError, match="weight_outlier is missing"):
+        load(BiEncoder, folder)
 
 
 def test_bytes_without_scales_are_refused(golden, tmp_path, load):

@@ -234,8 +234,8 @@ def real_vectors(exact, model):
 
 def test_vectors_are_close_to_float32(real_vectors):
     error = cosine_errors(*real_vectors)
-    assert 1e-5 < error.mean() <= 1.3e-3, "bytes were used, and used well"
-    assert error.max() <= 4e-3
+    assert 1e-5 < error.mean() <= 0.8e-3, "bytes were used, and used well"
+    assert error.max() <= 2e-3
 
 
 def test_nearest_neighbours_stay(real_vectors):

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import cases
 import numpy as np
 import pytest
+from cases import ACTIVATIONS, EPS, MAGNITUDES, ROWS, SEEDS, WIDTHS
 from hypothesis import given
 from hypothesis import strategies as st
 
 from minibi.nn import plain
 
 pytestmark = pytest.mark.usefixtures("compiled")
-
-EPS = 2.0**-24
-WIDTHS = st.integers(1, 40) | st.sampled_from([63, 64, 65, 96, 128, 130, 300])
-ROWS = st.sampled_from([1, 2, 5, 6, 7, 12, 13, 40])
-MAGNITUDES = st.sampled_from([1e-4, 1.0, 1e3])
-SEEDS = st.integers(0, 10**6)
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +23,11 @@ def fused():
     return fused
 
 
-class Case:
-    """Random arguments of a linear verb, and how far two summation orders may part."""
+class Case(cases.Case):
+    """And how far two summation orders may part."""
 
     def __init__(self, rows, k, n, magnitude, seed):
-        rng = np.random.default_rng(seed)
-        draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
-        self.x = draw(rows, k) * np.float32(magnitude)
-        self.stored = draw(n, k) / np.float32(np.sqrt(k))
-        self.b, self.residual = draw(n), draw(rows, n) * np.float32(magnitude)
-        self.gamma, self.beta = draw(n), draw(n)
+        super().__init__(rows, k, n, magnitude, seed)
         self.exact = self.x.astype(np.float64) @ self.stored.T.astype(np.float64) + self.b
         self.slack = 2 * (k + 3) * EPS * (np.abs(self.x) @ np.abs(self.stored.T) + np.abs(self.b))
 
@@ -53,7 +44,7 @@ def test_linear(fused, rows, k, n, magnitude, seed):
     assert (np.abs(found - case.exact) <= case.slack).all()
 
 
-@pytest.mark.parametrize("verb", ["linear_gelu", "linear_gelu_tanh", "linear_relu", "linear_tanh", "linear_sigmoid"])
+@pytest.mark.parametrize("verb", ACTIVATIONS)
 @given(rows=ROWS, k=WIDTHS, n=WIDTHS, magnitude=MAGNITUDES, seed=SEEDS)
 def test_linear_with_an_activation(fused, verb, rows, k, n, magnitude, seed):
     case = Case(rows, k, n, magnitude, seed)

@@ -248,8 +248,9 @@ def test_no_value_is_overwritten_while_it_is_held(fused, steps, lengths, first_o
     rng = np.random.default_rng(0)
     draw = lambda *shape: rng.standard_normal(shape).astype(np.float32) / 2  # noqa: E731
     square, triple, narrow, back = draw(c, c), draw(3 * c, c), draw(7, c), draw(c, 7)
-    matrices = [{name: make(w) for name, w in (("s", square), ("t", triple), ("n", narrow), ("b", back))}
-                for make in (fused.matrix, fused.matrix8)]  # fmt: skip
+    stored = {"s": square, "t": triple, "n": narrow, "b": back}
+    matrices = [{name: fused.matrix(w) for name, w in stored.items()}]
+    matrices.append({name: fused.matrix8(w, i) for i, (name, w) in enumerate(stored.items())})  # each with a channel
     b, b3, b7, gamma, beta = (fused.vector(draw(n)) for n in (c, 3 * c, 7, c, c))
     norm = (gamma, beta, 1e-3)
     word, position, kinds = draw(30, c), draw(9, c), draw(2, c)
