@@ -237,3 +237,4 @@ def attend(q, k, v, starts, scale, first_only, out):
         q.ctypes.data, k.ctypes.data, v.ctypes.data, q.strides[0], k.strides[0], v.strides[0], starts,
         q.shape[1], q.shape[2], scale, first_only, out.ctypes.data, 4 * q.shape[1] * q.shape[2], scratch.ctypes.data,
     )  # fmt: skip
+    scratch[0] = 0  # used to the end, or Numba would free it while its address is in use

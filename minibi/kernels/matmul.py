@@ -243,3 +243,4 @@ def linear(x, panels, halves, bias, residual, kind, out):
         x.ctypes.data, 4 * k, rows, k, panels.ctypes.data, halves, bias.ctypes.data,
         residual.ctypes.data, kind, out.ctypes.data, out.shape[1], scratch.ctypes.data,
     )  # fmt: skip
+    scratch[0] = 0  # used to the end, or Numba would free it while its address is in use

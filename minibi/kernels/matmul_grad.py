@@ -13,11 +13,13 @@ from numba.extending import intrinsic
 from . import simd
 from .attention import copy_block, transpose_block
 from .cache import kernel
-from .matmul import ADDRESS, AHEAD, PANEL, ROWS, VECTORS, tile
+from .matmul import ADDRESS, PANEL, ROWS, VECTORS, tile
+
 from .simd import LANES, Loop, i64
 
 BLOCK = 2048  # tokens whose part of X stays in cache while all of dY's columns pass
 SCRATCH = BLOCK * PANEL + LANES
+AHEAD = 4096  # bytes of a panel asked for before they are needed
 
 
 def column_tile(vectors: int):
@@ -123,4 +125,4 @@ def weight_grad(left, x, first, last, scratch, dw):
                 copy_block(x.ctypes.data + 4 * (k * (t + i) + PANEL * p), PANEL, panel + 4 * PANEL * i)
             for i in range(0, n, ROWS):
                 a, out = left.ctypes.data + stride * i + 4 * t, dw.ctypes.data + 4 * (k * i + PANEL * p)
-                add_panel(a, stride, panel, count, out, 4 * k, min(ROWS, n - i), panel + 4096, 4 * PANEL)
+                add_panel(a, stride, panel, count, out, 4 * k, min(ROWS, n - i), panel + AHEAD, 4 * PANEL)

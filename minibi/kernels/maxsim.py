@@ -195,6 +195,7 @@ def score_halves(vectors, starts, lengths, panels, tokens, out):
         if lengths[i]:
             widen(vectors.ctypes.data + 2 * width * starts[i], width * lengths[i], a)
         out[i] = score_rows(a, 4 * width, lengths[i], k, panels.ctypes.data, size, tokens, best)
+    scratch[0, 0] = 0  # used to the end, or Numba would free it while its address is in use
 
 
 @kernel

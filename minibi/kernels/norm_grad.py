@@ -175,7 +175,7 @@ def norm(x, gamma, beta, eps, y):
     for t in range(x.shape[0]):
         row = y.ctypes.data + 4 * c * t
         copy_block(x.ctypes.data + 4 * c * t, c, row)
-        norm_row(row, c, gamma.ctypes.data, beta.ctypes.data, eps)
+        norm_row(row, c, gamma.ctypes.data, beta.ctypes.data, eps, -1)
 
 
 @kernel

@@ -143,6 +143,7 @@ def score(cells, codes, centroids, weights, dim, unit, starts, lengths, panels, 
                 weights.ctypes.data, weights.size, dim, width, unit, here + 4 * width * t,
             )  # fmt: skip
         out[i] = score_rows(here, 4 * width, lengths[i], width, panels.ctypes.data, 4 * LANES * width, tokens, best)
+    scratch[0, 0] = 0  # used to the end, or Numba would free it while its address is in use
 
 
 @kernel
