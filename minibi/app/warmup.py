@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
@@ -31,10 +32,11 @@ def warm_for(target: str) -> None:
 def warm(report: Callable[[str], object]) -> None:
     """Runs each kernel once on little data. Raises InputError if nothing of it can be kept."""
     from ..environment import cache_folder
-    from ..kernels.cache import kernel_folder
 
-    folder = kernel_folder()
-    if folder is None or not (os.access(folder, os.W_OK) or any(folder.iterdir())):
+    folder = cache_folder() / "kernels"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not folder.is_dir() or not (os.access(folder, os.W_OK) or any(folder.iterdir())):
         raise InputError(f"{cache_folder()} cannot hold compiled kernels: set MINIBI_CACHE to a folder of your own")
     from ..index.flat import FlatIndex
     from ..index.hnsw import HNSWIndex
