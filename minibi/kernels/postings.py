@@ -18,7 +18,7 @@ def append(lists, docs, flat, offsets, first, slope, state):
     """Add documents, rows first, first + 1, ...: their term ids are flat[offsets[d] : offsets[d + 1]].
 
     slope: (1 - b, b / average length), for `tops`. state: int64 [document, token, end of the arena, end of the forward
-    lists, holes]; where to go on. Returns 0 when done, else how many places the arena lacks: enlarge it and call again.
+    lists, holes]; where to go on. Returns 0 when done, else how many places it needs at the arena's end: call again.
     """
     rows, tfs, starts, counts = lists.rows, lists.tfs, lists.starts, lists.counts
     room = rows.shape[0]

@@ -14,15 +14,15 @@ BLOCK = 64
 
 
 def append(lists: Any, docs: Any, flat: NDArray, offsets: NDArray, first: int, slope: Any, state: NDArray) -> int:
-    """Adds documents `first`, ...; how many places the arena lacks, 0 when done. See the kernel."""
+    """Adds documents `first`, ...; how many places it needs at the arena's end, 0 when done. See the kernel."""
     for d in range(int(state[0]), len(offsets) - 1):
         row, size = first + d, int(offsets[d + 1] - offsets[d])
         terms, tfs = np.unique(flat[offsets[d] : offsets[d + 1]], return_counts=True)
         moved = [(t, int(lists.counts[t])) for t in terms if lists.counts[t] == lists.caps[t]]
-        lacking = int(state[2]) + sum(c + c // 4 + 4 for _, c in moved) - len(lists.rows)
-        if lacking > 0:
+        needed = sum(c + c // 4 + 4 for _, c in moved)
+        if int(state[2]) + needed > len(lists.rows):
             state[0] = d
-            return lacking
+            return needed
         for t, count in moved:
             old, new = lists.starts[t], int(state[2])
             for a in (lists.rows, lists.tfs):

@@ -108,8 +108,8 @@ class Postings:
         state = np.array([0, offsets[0], self.used, self.docs.firsts[first], self.holes], np.int64)
         slope = self.variant.slope(self.reference)
         try:
-            while lacking := self.engine().append(self.lists, self.docs, flat, offsets, first, slope, state):
-                self._enlarge_arena(int(state[2]) + int(lacking))
+            while needed := self.engine().append(self.lists, self.docs, flat, offsets, first, slope, state):
+                self._enlarge_arena(int(state[2]) + int(needed))
         except BaseException:  # no memory, or interrupted: what was added is dead at once
             self.rows, self.used, self.holes = first + int(state[0]) + 1, int(state[2]), int(state[4])
             self.docs.firsts[self.rows] = state[3]
