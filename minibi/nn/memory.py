@@ -19,20 +19,24 @@ ALIGNMENT = 64
 
 
 class _Pool:
-    """Free memory by size, in steps of an eighth; what lies idle is given up once it is more than what is in use."""
+    """Free memory by size, in steps of an eighth.
+
+    What lies idle is given up when all together is half as much again as was ever in use at once: sizes have changed.
+    """
 
     def __init__(self) -> None:
         self._free: dict[int, list[NDArray]] = defaultdict(list)
         self._lock = threading.RLock()
-        self.idle = self.used = 0
+        self.idle = self.used = self.most = 0
 
     def take(self, size: int) -> NDArray:
         with self._lock:
             self.used += size
+            self.most = max(self.most, self.used)
             if self._free[size]:
                 self.idle -= size
                 return self._free[size].pop()
-            if self.idle > self.used:
+            if self.idle + self.used > 1.5 * self.most:
                 self._free.clear()
                 self.idle = 0
         return np.empty(size + ALIGNMENT, np.uint8)
