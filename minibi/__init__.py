@@ -19,22 +19,28 @@ __version__ = "0.1.0"
 _HOME = {
     "BiEncoder": ".models.bi_encoder",
     "CrossEncoder": ".models.cross_encoder",
+    "LateInteraction": ".models.late_interaction",
     "Tokenizer": ".text.tokenizer",
+    "BM25": ".lexical.bm25",
     "FlatIndex": ".index.flat",
     "HNSWIndex": ".index.hnsw",
+    "MultiVectorIndex": ".index.multi_vector",
     "Collection": ".search.collection",
     "Hit": ".search.hits",
     "MinibiError": ".errors",
 }
 
 __all__ = [
+    "BM25",
     "BiEncoder",
     "Collection",
     "CrossEncoder",
     "FlatIndex",
     "HNSWIndex",
     "Hit",
+    "LateInteraction",
     "MinibiError",
+    "MultiVectorIndex",
     "Tokenizer",
     "__version__",
 ]
@@ -43,8 +49,11 @@ if TYPE_CHECKING:
     from .errors import MinibiError
     from .index.flat import FlatIndex
     from .index.hnsw import HNSWIndex
+    from .index.multi_vector import MultiVectorIndex
+    from .lexical.bm25 import BM25
     from .models.bi_encoder import BiEncoder
     from .models.cross_encoder import CrossEncoder
+    from .models.late_interaction import LateInteraction
     from .search.collection import Collection
     from .search.hits import Hit
     from .text.tokenizer import Tokenizer

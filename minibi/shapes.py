@@ -53,4 +53,4 @@ def unit_rows(x: Floats) -> Floats:
     """
     wide = x.astype(np.float64)  # squares of float32 neither overflow nor vanish here
     norm = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
-    return (wide / np.where(norm > 0, norm, 1)).astype(np.float32)
+    return (wide / np.where(norm > 0, norm, 1)).astype(x.dtype)

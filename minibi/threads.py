@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from itertools import islice
+from itertools import islice, pairwise
 from typing import TypeVar
 
 from .environment import thread_count
@@ -55,3 +55,26 @@ def parallel_map(work: Callable[[A], B], items: Iterable[A], threads: int | None
             yield result
     finally:
         wait_for([future for future in waiting if not future.cancel()])
+
+
+def parallel_ranges(work: Callable[[int, int], object], count: int, threads: int | None = None) -> None:
+    """`work(first, last)` on contiguous parts of range(count), one for each thread; the caller's own does the first.
+
+    For many short steps one after the other, where handing out chunk by chunk would cost more than an uneven share.
+    An exception in `work` reaches the caller, once all parts have ended.
+    """
+    parts = max(1, min(thread_count(threads), count))
+    ends = [count * i // parts for i in range(parts + 1)]
+    if parts == 1:
+        work(0, count)
+        return
+    with _lock:
+        pool = _pools.setdefault(-parts, ThreadPoolExecutor(parts - 1, thread_name_prefix="minibi-part"))
+    waiting = [pool.submit(work, first, last) for first, last in pairwise(ends[1:])]
+    try:
+        work(ends[0], ends[1])
+    finally:
+        for future in waiting:
+            future.exception()
+    for future in waiting:
+        future.result()

@@ -17,6 +17,7 @@ import click
 
 from .. import __version__
 from ..errors import MinibiError
+from .evaluation import evaluate
 
 
 class _Group(click.Group):
@@ -171,45 +172,7 @@ def search(collection: Path, question: tuple[str, ...], k: int, as_json: bool) -
         click.echo(f"{collection} holds no text yet", err=True)
 
 
-@main.command("eval")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--split", default="test", show_default=True, help="Which qrels/SPLIT.tsv.")
-@click.option("--pipeline", default="dense", show_default=True, type=click.Choice(["dense"]), help="What is measured.")
-@click.option("--model", default="all-MiniLM-L6-v2", show_default=True, help="Bundled name, folder or hub name.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
-def evaluate(folder: Path, split: str, pipeline: str, model: str, as_json: bool) -> None:
-    """Measure retrieval on a BEIR folder.
-
-    DIR holds corpus.jsonl, queries.jsonl and qrels/test.tsv.
-    """
-    from ..evaluate import evaluate as measure
-    from ..evaluate import read_beir
-    from ..evaluate.dense import dense
-    from ..models.bi_encoder import BiEncoder
-    from . import show
-
-    dataset = read_beir(folder, split)
-    encoder = BiEncoder(model)
-    timed = dense(dataset, encoder, k=100, show_progress_bar=True)
-    result = measure(dataset.qrels, timed.run)
-    if as_json:
-        report = {
-            "dataset": folder.name,
-            "split": split,
-            "pipeline": pipeline,
-            "model": encoder.name,
-            "documents": len(dataset.doc_ids),
-            "queries": len(dataset.queries),
-            "metrics": {name: round(value, 6) for name, value in result.mean.items()},
-            "seconds": {name: round(value, 3) for name, value in timed.seconds.items()},
-        }
-        click.echo(show.json_safe(report))
-        return
-    click.echo(f"{folder.name} ({split}): {len(dataset.doc_ids):,} documents, {len(dataset.queries):,} queries")
-    for name, value in result.mean.items():
-        click.echo(f"  {name:<12} {value:.4f}")
-    for name, value in timed.seconds.items():
-        click.echo(f"  {name:<18} {value:.1f} s")
+main.add_command(evaluate)
 
 
 @main.command()

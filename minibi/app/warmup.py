@@ -32,6 +32,9 @@ def warm(report: Callable[[str], object]) -> None:
     """Runs each kernel once on little data."""
     from ..index.flat import FlatIndex
     from ..index.hnsw import HNSWIndex
+    from ..index.kmeans import kmeans
+    from ..index.multi_vector import MultiVectorIndex
+    from ..index.token_codes import STORAGES
     from ..models.bi_encoder import BiEncoder
 
     texts = ["warm up", "a longer text " * 20]
@@ -45,3 +48,10 @@ def warm(report: Callable[[str], object]) -> None:
         report(type(index).__name__)
         index.add(vectors)
         index.search(vectors, 3)
+    for storage in STORAGES:
+        report(f"MultiVectorIndex, {storage}")
+        documents = MultiVectorIndex(32, storage=storage)
+        documents.add(vectors.reshape(4, 16, 32))
+        documents.search(vectors, 1, nprobe=1, depth=1)
+        documents.reconstruct([0])
+    kmeans(vectors, 2, start="k-means++")

@@ -12,17 +12,14 @@ else that cannot be read, or could be read in two ways, is a FormatError that na
 from __future__ import annotations
 
 import csv
-import gzip
-import json
 import os
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from ..errors import FormatError
+from .lines import lines_of, objects_of
 
 Folder = str | os.PathLike[str]
 RELEVANCE = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?", re.ASCII)  # some exports write 1.0
@@ -82,7 +79,7 @@ def read_qrels(path: Folder) -> dict[str, dict[str, int]]:
     path = Path(path)
     qrels: dict[str, dict[str, int]] = {}
     columns = 0
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         if not columns:
             fields = _tab_fields(line)
             columns = 3 if len(fields) == 3 else 4
@@ -112,15 +109,8 @@ def read_qrels(path: Folder) -> dict[str, dict[str, int]]:
 
 def _records(path: Path) -> Iterator[tuple[str, str, str]]:
     """(id, title or "", text) of every line of a JSONL file."""
-    seen: dict[str, int] = {}
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        try:
-            record: Any = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            raise FormatError(f"{where}: not a line of JSON: {e}") from None
-        if not isinstance(record, dict):
-            raise FormatError(f'{where}: expected an object such as {{"_id": "1", "text": "…"}}')
+    seen: dict[str, str] = {}
+    for where, record in objects_of(path, '{"_id": "1", "text": "…"}'):
         key, title, text = record.get("_id"), record.get("title"), record.get("text")
         if type(key) is int:
             key = str(key)
@@ -130,27 +120,10 @@ def _records(path: Path) -> Iterator[tuple[str, str, str]]:
             raise FormatError(f'{where}: "text" must be a string')
         if not isinstance(title, str | None):
             raise FormatError(f'{where}: "title" must be a string')
-        if seen.setdefault(key, number) != number:
-            raise FormatError(f"{where}: id {key!r} is already that of line {seen[key]}: ids must be unique")
+        if seen.setdefault(key, where) != where:
+            line = seen[key].rpartition(":")[2]
+            raise FormatError(f"{where}: id {key!r} is already that of line {line}: ids must be unique")
         yield key, title or "", text
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line without its end) of a UTF-8 text file, gzipped or not, blank lines left out."""
-    number = 0
-    try:
-        # Bytes, not text: lines end at \n alone, and a bad byte can be laid to its line.
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, raw in enumerate(file, start=1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                if line.strip():
-                    yield number, line
-    except UnicodeDecodeError as e:
-        raise FormatError(f"{path}:{number}: not UTF-8: {e.reason}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
-        raise FormatError(f"{path} is damaged after line {number}: {e}") from None
-    except OSError as e:
-        raise FormatError(f"cannot read {path}: {e.strerror or e}") from None
 
 
 def _tab_fields(line: str) -> list[str]:

@@ -33,6 +33,7 @@ Relevances = Sequence[int]
 Metric = Callable[[Relevances, Relevances], float]
 
 DEFAULT_METRICS = ("ndcg@10", "mrr@10", "recall@100")
+UNJUDGED = -(2**31)  # the relevance of a hit nobody judged: worth 0 everywhere, told apart by `judged_share` alone
 
 
 # --- the metrics: (relevance of every hit in rank order, every judged relevance of the query, cut-off) -> value ------
@@ -107,9 +108,23 @@ def average_precision(ranked: Relevances, judged: Relevances, k: int | None = No
     return total / relevant if relevant else 0.0
 
 
+def r_precision(ranked: Relevances, judged: Relevances) -> float:
+    """Precision at rank R, where R is the number of relevant documents. trec_eval: Rprec."""
+    return precision(ranked, judged, _count_relevant(judged))
+
+
 def success(ranked: Relevances, judged: Relevances, k: int | None = None) -> float:
     """1 if the first k hits hold a relevant document, else 0; also called hit rate. trec_eval: success_k."""
     return 1.0 if _count_relevant(ranked[:k]) else 0.0
+
+
+def judged_share(ranked: Relevances, judged: Relevances, k: int | None = None) -> float:
+    """Hits with any judgement among the first k / hits among the first k; 0 without hits. ir_measures: Judged@k.
+
+    It says nothing of quality, but how much the other values rest on: unjudged hits count as not relevant.
+    """
+    first = ranked[:k]
+    return sum(r != UNJUDGED for r in first) / len(first) if len(first) else 0.0
 
 
 def _count_relevant(relevances: Relevances) -> int:
@@ -124,6 +139,8 @@ METRICS: dict[str, Callable[..., float]] = {
     "precision": precision,
     "map": average_precision,
     "success": success,
+    "rprec": r_precision,
+    "judged": judged_share,
 }
 
 
@@ -134,6 +151,10 @@ def parse_metric(name: str) -> Metric:
         raise InputError(
             f"unknown metric {name!r}: choose from {', '.join(METRICS)}, each alone or with a cut-off such as ndcg@10"
         )
+    if parts[1] == "rprec":
+        if parts[2]:
+            raise InputError(f"{name!r}: rprec has its own cut-off, the number of relevant documents: write 'rprec'")
+        return r_precision
     return partial(METRICS[parts[1]], k=int(parts[2]) if parts[2] else None)
 
 
@@ -193,7 +214,7 @@ def evaluate(
         hits = rank_hits(run.get(query, {}), query)
         if ignore_identical_ids:
             hits = [doc for doc in hits if doc != query]
-        ranked = [judged.get(doc, 0) for doc in hits]
+        ranked = [judged.get(doc, UNJUDGED) for doc in hits]
         everything = list(judged.values())
         per_query[query] = {name: function(ranked, everything) for name, function in functions.items()}
     mean = {name: math.fsum(v[name] for v in per_query.values()) / len(per_query) for name in functions}

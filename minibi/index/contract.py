@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..errors import FormatError, InputError
 from ..shapes import Floats, Ints, as_vectors, unit_rows
 from ..store.snapshot import read_snapshot, write_snapshot
+from .arguments import as_ids, whole
 from .codes import codec_for
 from .filters import Filter, allowed
 from .ids import IdTable
@@ -116,7 +117,7 @@ class Index:
     def remove(self, ids: ArrayLike | Sequence[int]) -> None:
         """Forgets these ids. Raises InputError if one is not there; then nothing was removed."""
         with self._lock:
-            wanted = np.unique(_as_ids(ids).astype(np.int64))
+            wanted = np.unique(as_ids(ids).astype(np.int64))
             rows = self._table.rows(wanted)
             if (rows < 0).any():
                 raise InputError(f"id {wanted[rows < 0][0]} is not in the index")
@@ -199,7 +200,7 @@ class Index:
         Raises InputError.
         """
         with self._lock:
-            wanted = np.atleast_1d(_as_ids(ids)).astype(np.int64)
+            wanted = np.atleast_1d(as_ids(ids)).astype(np.int64)
             rows, view = self._table.rows(wanted), self._view
         if (rows < 0).any():
             raise InputError(f"id {wanted[rows < 0][0]} is not in the index")
@@ -239,7 +240,7 @@ class Index:
             index = cls._from({k: a if mmap else a.copy() for k, a in arrays.items()}, fields)
             index.notes = notes
             problems = index.check()
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as e:
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError) as e:
             raise FormatError(f"{path} is damaged: {e}") from None
         if problems:
             raise FormatError(f"{path} is damaged: {problems[0]}")
@@ -391,7 +392,7 @@ class Index:
             if first + n > 2**63 - 1:
                 raise InputError("the largest id leaves no room to count on: pass ids")
             return np.arange(first, first + n, dtype=np.int64)
-        raw = _as_ids(ids)
+        raw = as_ids(ids)
         if raw.shape != (n,):
             raise InputError(f"ids must be {n} whole numbers, one for each vector, not an array {list(raw.shape)}")
         new = raw.astype(np.int64)
@@ -401,24 +402,3 @@ class Index:
         if (counts > 1).any():
             raise InputError(f"id {values[counts > 1][0]} is given twice")
         return new
-
-
-def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """`value` as an int within bounds. Raises InputError."""
-    bounds = "" if least is None else f" of at least {least}" if most is None else f" from {least} to {most}"
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise InputError(f"{name} must be a whole number{bounds}, not {value!r}")
-    if (least is not None and value < least) or (most is not None and value > most):
-        raise InputError(f"{name} must be a whole number{bounds}, not {value}")
-    return int(value)
-
-
-def _as_ids(ids: ArrayLike | Sequence[int]) -> Any:
-    """An integer array; one of no elements may come in any type. Raises InputError."""
-    try:
-        raw = np.asarray(ids)
-    except ValueError:
-        raise InputError("ids must be a plain list of whole numbers, not a ragged one") from None
-    if raw.size and (raw.dtype.kind not in "iu" or raw.ndim > 1):
-        raise InputError(f"ids must be whole numbers in one row, not {raw.dtype} {list(raw.shape)}")
-    return raw if raw.size else np.zeros(raw.shape, np.int64)

@@ -35,7 +35,7 @@ class FlatIndex(Index):
 def scan(
     codec: Floating | Codes, rows: Any, ids: Ints, queries: Floats, k: int, metric: str, which: Ints | None = None
 ) -> tuple[Floats, Ints]:
-    """(distances, rows) [Q, k]: the nearest of all rows, or of `which`, sorted by (distance, id). k: at most as many."""
+    """(distances, rows) [Q, k]: the nearest of all rows, or of `which`, sorted by (distance, id)."""
     encoded = codec.encode_queries(queries)
     if plain_kernels():
         return scan_plain(codec, rows, ids, encoded, k, metric, which)

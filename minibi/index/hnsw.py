@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..shapes import Floats, Ints
 from ..threads import parallel_map
+from .arguments import whole
 from .codes import CODES, codec_for
-from .contract import Index, View, whole
+from .contract import Index, View
 from .flat import scan
 from .hnsw_engine import Engine, draw_levels, engine_for
 from .hnsw_repair import Surgery, count_children, find_faults, used_upper
@@ -36,8 +37,8 @@ class HNSWIndex(Index):
     dim, metric, store: as for every index. M: links per row on the upper layers, 2M on the lowest. ef_construction:
     candidates considered for each new row. codes: what the graph is walked on, "int4", "int8", "float16" or "float32";
     by default "int4", and "float32" for l2, whose small distances between large vectors codes would blur. seed: of the
-    random levels. `search` takes `ef`, the number of candidates kept while searching: larger finds more and takes longer
-    (default 64, and never less than k).
+    random levels. `search` takes `ef`, the number of candidates kept while searching: larger finds more and takes
+    longer (default 64, and never less than k).
     """
 
     kind: ClassVar[str] = "hnsw-index"
@@ -72,6 +73,7 @@ class HNSWIndex(Index):
             "levels": (np.int8, (), 0),
             "parents": (np.int32, (), -1),
             "children": (np.int16, (), 0),
+            "youngest": (np.int32, (), 0),  # the last of the children
         }
         if self._walked == "codes":
             codec = codec_for(self.codes, self.dim)
@@ -103,6 +105,7 @@ class HNSWIndex(Index):
             upper = np.full((max(needed, 2 * used, 16), self.M), -1, np.int32)
             upper[:used] = arrays["upper"][:used]
             self._view = replace(self._view, arrays={**arrays, "upper": upper})
+        self._view.arrays["upper"][used:needed] = -1
         while first < last:
             end = min(last, first + max(1, min(first // BATCH_SHARE, LARGEST_BATCH)))
             self._insert(first, end)
@@ -124,7 +127,8 @@ class HNSWIndex(Index):
         ef, m = self.ef_construction, self.M
         each(lambda a, b: engine.find_neighbours(entry, root, first, a, b, m, ef, live), first, last)
         try:
-            engine.adopt(first, last, m, live)
+            arrays["children"][first:last] = 0
+            engine.adopt(first, last, m)
             top = min(int(arrays["levels"][first:last].max()), int(arrays["levels"][entry]))
             for layer in range(top + 1):
                 self._link_back(engine, first, last, layer)
@@ -233,6 +237,7 @@ class HNSWIndex(Index):
         arrays["upper"] = new[view.arrays["upper"][arrays["offsets"][owner] + layer]].reshape(-1, self.M)
         arrays["offsets"] = (np.cumsum(levels) - levels).astype(np.int32)
         arrays["links"], arrays["parents"] = new[arrays["links"]], new[arrays["parents"]]
+        count_children(arrays, len(kept))
         return {name: int(new[row]) for name, row in view.facts.items()}
 
     # ------------------------------------------------------------------ files
@@ -247,7 +252,7 @@ class HNSWIndex(Index):
 
     def _arrays(self) -> dict[str, Any]:
         arrays = super()._arrays()
-        del arrays["offsets"], arrays["children"]  # follow from the levels and the parents
+        del arrays["offsets"], arrays["children"], arrays["youngest"]  # follow from the levels and the parents
         return arrays | {"upper": self._view.arrays["upper"][: used_upper(self._view.arrays, self._view.count)]}
 
     def _fields(self) -> dict[str, Any]:
@@ -264,7 +269,7 @@ class HNSWIndex(Index):
         if parents.dtype != np.int32 or (n and parents.min() < 0):
             raise ValueError("a parent is not a row")
         arrays["offsets"] = (np.cumsum(levels) - levels).astype(np.int32)
-        arrays["children"] = np.zeros(n, np.int16)
+        arrays["children"], arrays["youngest"] = np.zeros(n, np.int16), np.zeros(n, np.int32)
         index = super()._from(arrays, fields)
         upper = arrays["upper"]
         if upper.dtype != np.int32 or upper.shape != (levels.sum(), index.M):

@@ -20,6 +20,10 @@ _local = threading.local()
 
 def engine_for(codec: Floating | Codes, arrays: dict[str, Any], walked: str, metric: str) -> Any:
     """What walks and builds the graph held in `arrays`, comparing the rows of arrays[walked]."""
+    if plain_kernels():
+        from .hnsw_plain import PlainEngine
+
+        return PlainEngine(codec, arrays, walked, metric)
     return Engine(codec, arrays, walked, metric)
 
 
@@ -56,11 +60,12 @@ class Engine:
             self._rows, self._graph, entry, root, count, first, last, m, ef, live, self._scratch(ef), self._query()
         )
 
-    def adopt(self, first: int, last: int, limit: int, live: Any) -> None:
+    def adopt(self, first: int, last: int, limit: int) -> None:
         from ..kernels import graph_build
 
         a = self._arrays
-        graph_build.adopt(a["links"], first, last, limit, a["parents"], a["children"], live, 0)
+        kin = a["parents"], a["children"], a["youngest"]
+        graph_build.adopt(self._rows.table, a["links"], first, last, limit, *kin)
 
     def link_back(
         self, layer: int, slots: Ints, targets: Ints, sources: Any, starts: Ints, first: int, last: int

@@ -1,35 +1,28 @@
-"""HNSW with heaps, sets and lists: the readable twin of `minibi.kernels.graph`, on the same arrays.
+"""HNSW with heaps, sets and lists: the readable twin of `minibi.kernels.graph` and `graph_build`, on the same arrays.
 
 Follows the algorithms of Malkov & Yashunin 2016 line by line. Candidates are pairs (distance, row), so equal distances
-are ordered by row, and twin and kernel build the same graph wherever their distances agree.
+are ordered by row, and twin and kernel build the same graph wherever their distances agree: on codes, always.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..shapes import Floats, Ints
+from .codes import Codes, Floating
 
 Candidate = tuple[float, int]
+Layer = Callable[[int], list[int]]  # a row's neighbours on one layer
 
 
-def _distances(vectors: Floats, rows: Any, query: Floats, metric: int) -> list[float]:
-    picked = vectors[rows]  # each row summed by itself: BLAS would let equal rows differ in the last bit
-    return (np.square(picked - query).sum(axis=1) if metric else -(picked * query).sum(axis=1)).tolist()
-
-
-def neighbours_of(links: Any, slot: int) -> list[int]:
-    return [row for row in links[slot].tolist() if row >= 0]
-
-
-def search_layer(
-    vectors: Floats, layer: Any, query: Floats, metric: int, ef: int, entry: list[Candidate]
-) -> list[Candidate]:
-    """Algorithm 2: the ef nearest to the query on one layer, sorted. `layer(row)` is a row's list of neighbours."""
+def search_layer(distances: Callable[[list[int]], list[float]], layer: Layer, ef: int, entry: list[Candidate]):
+    """Algorithm 2: the ef nearest to the query on one layer, sorted. distances(rows): to the query."""
     entry = sorted(entry)[:ef]
     visited = {row for _, row in entry}
     candidates = list(entry)
@@ -45,7 +38,7 @@ def search_layer(
         visited.update(fresh)
         if not fresh:
             continue
-        for candidate in zip(_distances(vectors, fresh, query, metric), fresh, strict=True):
+        for candidate in zip(distances(fresh), fresh, strict=True):
             if len(found) < ef or candidate < (-found[0][0], -found[0][1]):
                 heapq.heappush(candidates, candidate)
                 heapq.heappush(found, (-candidate[0], -candidate[1]))
@@ -54,105 +47,183 @@ def search_layer(
     return sorted((-d, -row) for d, row in found)
 
 
-def select_neighbours(vectors: Floats, metric: int, candidates: list[Candidate], m: int) -> list[int]:
-    """Algorithm 4: keep a candidate unless it is nearer to one kept before than to the base, or a duplicate of one."""
-    chosen: list[int] = []
-    for distance, row in candidates:
-        between = _distances(vectors, chosen, vectors[row], metric) if chosen else []
-        if all(
-            d > distance or (d == distance and (vectors[row] != vectors[other]).any())
-            for d, other in zip(between, chosen, strict=True)
-        ):
+class PlainEngine:
+    """Search and insertion as `hnsw_engine.Engine` does them, one candidate after the other."""
+
+    def __init__(self, codec: Floating | Codes, arrays: dict[str, Any], walked: str, metric: str):
+        self._codec, self._metric = codec, metric
+        self._table = arrays[walked].view(np.uint8)
+        self._links, self._upper = arrays["links"], arrays["upper"]
+        self._offsets, self._levels = arrays["offsets"], arrays["levels"]
+        self._parents, self._children, self._youngest = arrays["parents"], arrays["children"], arrays["youngest"]
+
+    # the graph -------------------------------------------------------------
+
+    def _slots(self, layer: int, row: int) -> Any:
+        """A row's places for links on a layer."""
+        return self._links[row] if layer == 0 else self._upper[int(self._offsets[row]) + layer - 1]
+
+    def _layer(self, layer: int, count: int) -> Layer:
+        return lambda row: [other for other in self._slots(layer, row).tolist() if 0 <= other < count]
+
+    def _write(self, layer: int, row: int, links: list[int], table: Any = None) -> None:
+        mine = self._slots(layer, row) if table is None else table
+        mine[:] = -1
+        mine[: len(links)] = links
+
+    def _distances(self, query: Any) -> Callable[[list[int]], list[float]]:
+        def distances(rows: list[int]) -> list[float]:
+            return (self._codec.distances_plain(self._table[rows], query, self._metric) + np.float32(0)).tolist()
+
+        return distances
+
+    def _as_query(self, row: int) -> Any:
+        return self._codec.query_of_row(self._table[row])
+
+    # searching -------------------------------------------------------------
+
+    def _descend(self, distances: Any, count: int, entry: int, bottom: int) -> list[Candidate]:
+        nearest = [(distances([entry])[0], entry)]
+        for level in range(int(self._levels[entry]), bottom, -1):
+            nearest = search_layer(distances, self._layer(level, count), 1, nearest)
+        return nearest
+
+    @staticmethod
+    def _with_root(distances: Any, root: int, nearest: list[Candidate]) -> list[Candidate]:
+        """The root among those that a search of layer 0 begins with: from it, and maybe from no other row, every row
+        can be reached, so a search finds as many as it was asked for."""
+        if any(row == root for _, row in nearest):
+            return nearest
+        return [*nearest, (distances([root])[0], root)]
+
+    def search(
+        self, entry: int, root: int, walked: Any, ef: int, exact: Floating | Codes, stored: Any, queries: Any,
+        rescored: int, mask: NDArray[np.bool_], ids: Ints, k: int,
+    ) -> tuple[Floats, Ints]:  # fmt: skip
+        """Algorithm 5 for each query; the best that may be returned are ordered by the vectors as stored."""
+        out = np.full((len(walked), k), np.inf, np.float32), np.full((len(walked), k), -1, np.int64)
+        for q, (query, precise) in enumerate(zip(walked, queries, strict=True)):
+            distances = self._distances(query)
+            nearest = self._with_root(distances, root, self._descend(distances, len(mask), entry, 0))
+            found = search_layer(distances, self._layer(0, len(mask)), ef, nearest)
+            rows = np.array([row for _, row in found if mask[row]][:rescored], np.int64)
+            d = exact.distances_plain(stored[rows], precise, self._metric)
+            order = np.lexsort((ids[rows], d))[:k]
+            out[0][q, : len(order)], out[1][q, : len(order)] = d[order], rows[order]
+        return out
+
+    def nearest(self, entry: int, root: int, query: Any, ef: int, count: int) -> Ints:
+        everything, ids = np.ones(count, bool), np.arange(count)
+        return self.search(entry, root, query, ef, self._codec, self._table, query, ef, everything, ids, ef)[1][0]
+
+    # building --------------------------------------------------------------
+
+    def _select(self, candidates: list[Candidate], m: int, children: Any = ()) -> list[int]:
+        """Algorithm 4: keep a candidate unless it is nearer to one kept before than to the base, or a duplicate of one.
+        Children of the base are always kept."""
+        chosen: list[int] = []
+        owed = sum(row in children for _, row in candidates)
+        for distance, row in candidates:
+            if row in children:
+                owed -= 1
+            elif len(chosen) + owed >= m or not self._fits(distance, row, chosen):
+                continue
             chosen.append(row)
             if len(chosen) == m:
                 break
-    return chosen
+        return chosen
 
+    def _fits(self, distance: float, row: int, chosen: list[int]) -> bool:
+        between = self._distances(self._as_query(row))(chosen) if chosen else []
+        return all(
+            d > distance or (d == distance and not self._same(row, other))
+            for d, other in zip(between, chosen, strict=True)
+        )
 
-def _connect(vectors: Floats, metric: int, links: Any, slot: int, node: int, new: int) -> None:
-    """A link node -> new; a full list is chosen anew."""
-    mine = [*neighbours_of(links, slot), new]
-    if len(mine) > links.shape[1]:
-        ranked = sorted(zip(_distances(vectors, mine, vectors[node], metric), mine, strict=True))
-        mine = select_neighbours(vectors, metric, ranked, links.shape[1])
-    links[slot] = -1
-    links[slot, : len(mine)] = mine
+    def _same(self, a: int, b: int) -> bool:
+        return bool((self._table[a] == self._table[b]).all())
 
+    def find_neighbours(
+        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
+    ) -> None:
+        """Algorithm 1 up to the links of the new rows first .. last-1 themselves."""
+        for row in range(first, last):
+            distances = self._distances(self._as_query(row))
+            level, top = int(self._levels[row]), int(self._levels[entry])
+            nearest = self._descend(distances, count, entry, level)
+            for layer in range(min(level, top), -1, -1):
+                if layer == 0:
+                    nearest = self._with_root(distances, root, nearest)
+                nearest = search_layer(distances, self._layer(layer, count), ef, nearest)
+                chosen = self._select([(d, other) for d, other in nearest if live[other]], m)
+                self._write(layer, row, chosen)
 
-def _layer(links: Any, upper: Any, offsets: Ints, level: int) -> Any:
-    """row -> its neighbours on a level, as `search_layer` wants it."""
-    if level == 0:
-        return lambda row: neighbours_of(links, row)
-    return lambda row: neighbours_of(upper, offsets[row] + level - 1)
+    def adopt(self, first: int, last: int, limit: int) -> None:
+        """Gives each new row a parent: the nearest of its neighbours, or else any row, with room for a child; exact
+        duplicates hang on one another."""
+        children, youngest = self._children, self._youngest
+        for row in range(first, last):
+            near = self._layer(0, first)(row)
+            for i, host in enumerate([*near, *np.flatnonzero(self._parents[:row] >= 0).tolist()]):
+                while i < len(near) and children[host] >= limit and self._same(youngest[host], row):
+                    host = int(youngest[host])
+                if children[host] < limit:
+                    break
+            self._parents[row], youngest[host] = host, row
+            children[host] += 1
 
+    def link_back(
+        self, layer: int, slots: Ints, targets: Ints, sources: Any, starts: Ints, first: int, last: int
+    ) -> None:
+        """Row targets[i] gains links to sources[starts[i] : starts[i + 1]]; a full list is chosen anew."""
+        for i in range(first, last):
+            node = int(targets[i])
+            mine = self._layer(layer, len(self._table))(node)
+            mine = list(dict.fromkeys([*mine, *sources[starts[i] : starts[i + 1]].tolist()]))
+            capacity = len(self._slots(layer, node))
+            if len(mine) > capacity:
+                ranked = sorted(zip(self._distances(self._as_query(node))(mine), mine, strict=True))
+                children = {row for row in mine if layer == 0 and self._parents[row] == node}
+                mine = self._select(ranked, capacity, children)
+            self._write(layer, node, mine)
 
-def _descend(vectors: Floats, upper: Any, offsets: Ints, query: Floats, metric: int, entry: int, top: int, bottom: int):
-    nearest = [(_distances(vectors, [entry], query, metric)[0], entry)]
-    for level in range(top, bottom, -1):
-        nearest = search_layer(vectors, _layer(None, upper, offsets, level), query, metric, 1, nearest)
-    return nearest
+    def bypass(self, layer: int, owners: Any, live: Any, fresh: Any, first: int, last: int) -> None:
+        """New links for rows some of whose links lead to removed rows: chosen among their live neighbours and those
+        that can be reached through removed ones."""
+        from .hnsw_engine import NEIGHBOURS_OF_REMOVED as MOST
 
+        for node in owners[first:last].tolist():
+            seen, todo, found = {node}, deque([node]), []
+            passed = 1
+            while todo and len(found) < MOST:
+                for row in self._layer(layer, len(self._table))(todo.popleft()):
+                    if row in seen:
+                        continue
+                    seen.add(row)
+                    if live[row]:
+                        found.append(row)
+                    elif passed < MOST:
+                        todo.append(row)
+                        passed += 1
+            found = found[:MOST]
+            ranked = sorted(zip(self._distances(self._as_query(node))(found), found, strict=True)) if found else []
+            slot = node if layer == 0 else int(self._offsets[node]) + layer - 1
+            self._write(layer, node, self._select(ranked, fresh.shape[1]), fresh[slot])
 
-def _with_entry(vectors: Floats, query: Floats, metric: int, entry: int, nearest: list[Candidate]) -> list[Candidate]:
-    """The entry point among those that a search of layer 0 begins with: from it, and maybe from no other row, every
-    row can be reached, so a search finds as many as it was asked for."""
-    if any(row == entry for _, row in nearest):
-        return nearest
-    return [*nearest, (_distances(vectors, [entry], query, metric)[0], entry)]
+    def spanning_tree(self, count: int, start: int, parents: Any) -> int:
+        """Breadth first over layer 0 from `start`: parents[row] = who reached it; returns how many rows were.
 
-
-def insert(
-    vectors: Floats, links: Any, upper: Any, offsets: Ints, levels: Any,
-    first: int, last: int, entry: int, m: int, ef: int, metric: int,
-) -> int:  # fmt: skip
-    """Algorithm 1 for rows first .. last-1; returns the entry point after them."""
-    for row in range(first, last):
-        if entry < 0:
-            entry = row
-            continue
-        query, level, top = vectors[row], int(levels[row]), int(levels[entry])
-        nearest = _descend(vectors, upper, offsets, query, metric, entry, top, level)
-        for layer in range(min(level, top), -1, -1):
-            if layer == 0:
-                nearest = _with_entry(vectors, query, metric, entry, nearest)
-            nearest = search_layer(vectors, _layer(links, upper, offsets, layer), query, metric, ef, nearest)
-            chosen = select_neighbours(vectors, metric, nearest, m)
-            table, slot = (links, row) if layer == 0 else (upper, offsets[row] + layer - 1)
-            table[slot, : len(chosen)] = chosen
-            for other in chosen:
-                other_slot = other if layer == 0 else offsets[other] + layer - 1
-                _connect(vectors, metric, table, other_slot, other, row)
-        if level > top:
-            entry = row
-    return entry
-
-
-def search(
-    vectors: Floats, links: Any, upper: Any, offsets: Ints, levels: Any, entry: int,
-    queries: Floats, k: int, ef: int, metric: int, out_distances: Floats, out_rows: Ints,
-) -> None:  # fmt: skip
-    """Algorithm 5 for each query."""
-    for q, query in enumerate(queries):
-        nearest = _descend(vectors, upper, offsets, query, metric, entry, int(levels[entry]), 0)
-        nearest = _with_entry(vectors, query, metric, entry, nearest)
-        found = search_layer(vectors, _layer(links, upper, offsets, 0), query, metric, ef, nearest)[:k]
-        out_distances[q, : len(found)] = [d for d, _ in found]
-        out_rows[q, : len(found)] = [row for _, row in found]
-
-
-def spanning_tree(links: Any, start: int, parent: Any) -> int:
-    """Breadth first over layer 0 from `start`: parent[row] = who reached it; returns how many rows were.
-
-    Rows whose parent is not -1 were reached before and are passed over. `start` is its own parent, unless it has one.
-    """
-    if parent[start] < 0:
-        parent[start] = start
-    queue, reached = deque([start]), 1
-    while queue:
-        node = queue.popleft()
-        for row in neighbours_of(links, node):
-            if parent[row] < 0:
-                parent[row] = node
-                queue.append(row)
-                reached += 1
-    return reached
+        Rows whose parent is not -1 were reached before and are passed over. `start` is its own parent if it has none.
+        """
+        if parents[start] < 0:
+            parents[start] = start
+        layer = self._layer(0, count)
+        queue, reached = deque([start]), 1
+        while queue:
+            node = queue.popleft()
+            for row in layer(node):
+                if parents[row] < 0:
+                    parents[row] = node
+                    queue.append(row)
+                    reached += 1
+        return reached

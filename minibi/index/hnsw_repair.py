@@ -1,8 +1,8 @@
 """Keeping the graph of HNSW whole: links around removed rows, a parent for every row, and the proof that all is well.
 
-After a removal each row that linked to removed ones chooses new neighbours among its own and theirs (as in FreshDiskANN,
-Singh et al. 2021, algorithm 4). Then the tree of parents is drawn anew, breadth first from the root. A row that cannot
-be reached gets a link from the nearest one that can.
+After a removal each row that linked to removed ones chooses new neighbours among its own and theirs (as in Singh et
+al. 2021, FreshDiskANN, algorithm 4). Then the tree of parents is drawn anew, breadth first from the root. A row that
+cannot be reached gets a link from the nearest one that can.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Surgery:
         self.view, self._engine, self._query, self._m = view, engine, query, m
         copied = {name: view.arrays[name].copy() for name in ("links", "upper")}
         copied["parents"] = np.full_like(view.arrays["parents"], -1)
-        copied["children"] = np.zeros_like(view.arrays["children"])
+        copied |= {name: np.zeros_like(view.arrays[name]) for name in ("children", "youngest")}
         self.arrays = {**view.arrays, **copied}
         self._facts = dict(view.facts)
 
@@ -105,10 +105,12 @@ def used_upper(arrays: dict[str, Any], count: int) -> int:
 
 
 def count_children(arrays: dict[str, Any], count: int) -> None:
+    """How many rows each of the first `count` is the parent of, and the last of them."""
     parents = arrays["parents"][:count]
-    own = (parents != np.arange(count)) & (parents >= 0)
-    counts = np.bincount(parents[own], minlength=count)[:count]
+    rows = np.flatnonzero((parents != np.arange(count)) & (parents >= 0))
+    counts = np.bincount(parents[rows], minlength=count)[:count]
     arrays["children"][:count] = np.minimum(counts, 2**15 - 1)
+    arrays["youngest"][parents[rows]] = rows  # in order: the last one stays
 
 
 def find_faults(view: View, m: int) -> list[str]:

@@ -1,8 +1,8 @@
 """Vectors as bytes: a rotation that spreads every vector over all coordinates, then 8 or 4 bits for each.
 
-The rotation is three rounds of random signs and Hadamard transforms of 128 coordinates, over neighbours, over registers
-far apart, over neighbours again (in the manner of Ailon & Chazelle 2009): orthogonal, seeded, and free of the data. What
-comes out is nearly Gaussian whatever went in, so that a fixed grid, scaled for each vector by itself, suits every vector.
+The rotation is three rounds of random signs and Hadamard transforms of 128 coordinates, over neighbours, over
+registers far apart, over neighbours again (in the manner of Ailon & Chazelle 2009): orthogonal, seeded, and free of the
+data. What comes out is nearly Gaussian whatever went in, so a fixed grid, scaled for each vector by itself, suits all.
 
     row      W codes (8 bits) or W/2 bytes (4 bits: of each 128 the first 64 in the low halves), factor, norm
     query    W signed bytes, scale, their sum, norm, 4 bytes unused

@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import inline, kernel
-from .codes import INT4, INT8, products4, products8, row_as_query
+from .codes import INT8, products4, products8, row_as_query
 from .matmul import ADDRESS
 from .simd import LANES, Loop, i64
 
@@ -119,7 +119,7 @@ def distances_of(rows, kind, metric, width, which, first, count, query):
     )
 
 
-@inline
+@kernel
 def as_query(rows, kind, width, row, scratch):
     """The address of a stored row in the form of a query; `scratch` (uint8) holds it where it has to be made."""
     if kind == FLOAT32:

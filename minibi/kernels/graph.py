@@ -42,7 +42,7 @@ class Graph(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What one thread needs while it searches: visited marks [N] with the last stamp [1], a pool of keys, small rows."""
+    """What one thread needs while it searches: marks of visited rows [N], the last mark [1], keys, a few rows."""
 
     visited: NDArray[np.uint16]
     stamp: NDArray[np.int64]
@@ -197,7 +197,7 @@ def descend(rows, graph, count, query, entry, bottom, scratch):
         pool[0] &= ~np.int64(1)
 
 
-@inline
+@kernel
 def with_root(rows, query, root, ef, size, scratch):
     """The root among the keys that a search of layer 0 begins with: from it, and maybe from no other row, every row can
     be reached, so a search finds as many as it was asked for."""

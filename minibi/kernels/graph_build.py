@@ -1,4 +1,4 @@
-"""Building the graph of HNSW in batches (Malkov & Yashunin 2016, algorithms 1 and 4), the same on any number of threads.
+"""Building HNSW's graph in batches (Malkov & Yashunin 2016, algorithms 1 and 4), the same on any number of threads.
 
 A batch is a few rows compared with what stands already. First every row of it looks for its neighbours in the graph as
 it was before the batch, and writes its own links (`find_neighbours`). Then every row that gained links takes them in,
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cache import inline, kernel
+from .cache import kernel
 from .distance import as_query, distances_of
 from .graph import descend, insert_key, key_of, new_stamp, row_of, search_layer, slot_of, with_root
 
 
-@inline
+@kernel
 def _same(table, a, b):
     for i in range(table.shape[1]):  # noqa: SIM110 - Numba knows no generators
         if table[a, i] != table[b, i]:
@@ -24,7 +24,7 @@ def _same(table, a, b):
     return True
 
 
-@inline
+@kernel
 def _fits(rows, row, limit, chosen, size, query):
     """Algorithm 4's test: no row chosen before is nearer to this one than the base is, and none is its duplicate."""
     for first in range(0, size, 4):
@@ -99,27 +99,31 @@ def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, s
 
 
 @kernel
-def adopt(links, first, last, limit, parent, children, live, spare):
+def adopt(table, links, first, last, limit, parent, children, youngest):
     """Gives each new row a parent: the nearest of its neighbours with fewer than `limit` children.
 
-    Where all have as many, the next live row from `spare` on that has not; returns the new `spare`.
+    Exact duplicates hang on one another: where the one that was found has no room, its youngest child takes the next,
+    and so on. Where no neighbour has room, the first row of the tree that has. youngest [N]: a row's last child.
     """
+    spare = 0
     for row in range(first, last):
         parent[row] = -1
         for j in range(links.shape[1]):
             host = links[row, j]
             if host < 0:
                 break
+            while children[host] >= limit and _same(table, youngest[host], row):
+                host = youngest[host]
             if children[host] < limit:
                 parent[row] = host
                 break
         while parent[row] < 0:
-            if live[spare] and children[spare] < limit:
+            if parent[spare] >= 0 and children[spare] < limit:
                 parent[row] = spare
             else:
                 spare += 1
         children[parent[row]] += 1
-    return spare
+        youngest[parent[row]] = row
 
 
 @kernel

@@ -58,8 +58,10 @@ def row_addresses(e, a, lda, rows):
     return [a, *(e.add(a, e.mul(lda, i)) for i in within)]
 
 
-def tile(vectors: int, halves: bool = False):
+def tile(vectors: int, halves: bool = False, add: bool = False):
     """An intrinsic `(a, lda, b, k, c, ldc, rows)`: c = a @ b for up to ROWS rows and `vectors` * 16 columns.
+
+    add: c += a @ b.
 
     a, b, c are addresses, lda and ldc row lengths in bytes, b is a packed panel [k, vectors * 16] of float32 or
     float16. Only `rows` rows of `a` are read and of `c` written.
@@ -72,7 +74,14 @@ def tile(vectors: int, halves: bool = False):
             e = builder
             a, lda, b, k, c, ldc, rows = args
             row = row_addresses(e, a, lda, rows)
-            with Loop(e, k, [simd.constant(e, 0.0)] * (ROWS * vectors)) as loop:
+            for i in range(ROWS):  # what will be written is fetched while the sums run
+                for j in range(vectors):
+                    simd.prefetch(e, e.add(c, e.mul(ldc, i64(i))), 64 * j)
+            start = [simd.constant(e, 0.0)] * (ROWS * vectors)
+            if add:
+                outs = row_addresses(e, c, ldc, rows)
+                start = [simd.load(e, out, 64 * j) for out in outs for j in range(vectors)]
+            with Loop(e, k, start) as loop:
                 panel = e.add(b, e.mul(loop.index, i64(size * LANES * vectors)))
                 columns = [load(e, panel, size * LANES * j) for j in range(vectors)]
                 for j in range(0, size * LANES * vectors, 64):

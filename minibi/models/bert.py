@@ -139,16 +139,16 @@ def as_floats(tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
 
 def canonical(tensors: Mapping[str, NDArray]) -> dict[str, NDArray]:
     """Stored tensors without the optional `bert.` prefix, old LayerNorm names as new, bytes as the floats they mean."""
-    out = {}
-    for name, tensor in as_floats(tensors).items():
-        name = name.removeprefix("bert.")
-        name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        out[name] = tensor
-    return out
+    return {canonical_name(name): tensor for name, tensor in as_floats(tensors).items()}
 
 
-def getter(tensors: Mapping[str, NDArray], where: object) -> Callable[..., NDArray]:
-    """get(name, *shape): the tensor of that name, its shape checked and its numbers finite. Raises ModelError."""
+def canonical_name(stored: str) -> str:
+    name = stored.removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def getter(tensors: Mapping[str, NDArray], where: object, finite: bool = True) -> Callable[..., NDArray]:
+    """get(name, *shape): the tensor of that name, its shape checked and (finite) its numbers too. Raises ModelError."""
 
     def get(name: str, *shape: int) -> NDArray:
         if name not in tensors:
@@ -158,7 +158,7 @@ def getter(tensors: Mapping[str, NDArray], where: object) -> Callable[..., NDArr
             raise ModelError(f"{where}: {name} is stored as {tensor.dtype}: only float weights are supported")
         if tensor.shape != shape:
             raise ModelError(f"{where}: {name} has shape {list(tensor.shape)}, the config says {list(shape)}")
-        if not np.isfinite(tensor).all():
+        if finite and not np.isfinite(tensor).all():
             raise ModelError(f"{where}: {name} holds NaN or infinity")
         return tensor
 
@@ -176,18 +176,25 @@ def check_vocabulary(tokenizer: Tokenizer, config: BertConfig, where: object, pa
 
 
 def read_params(
-    tensors: Mapping[str, NDArray], config: BertConfig, ops: Any, where: object = "model", compute: str = "float32"
+    tensors: Mapping[str, NDArray],
+    config: BertConfig,
+    ops: Any,
+    where: object = "model",
+    compute: str = "float32",
+    finite: bool = True,
 ) -> Params:
     """Arrays of a BERT from tensors under their canonical names; compute "int8": the layers' matrices as bytes.
 
+    finite: look for NaN and infinity, which takes time where it is done for every batch.
+
     Raises ModelError for a missing or misshapen tensor.
     """
-    get = getter(tensors, where)
+    get = getter(tensors, where, finite)
     matrix = ops.matrix8 if compute == "int8" else ops.matrix
     c, f = config.channels, config.feed_forward
 
     def joined(prefix: str, part: str, *shape: int) -> NDArray:
-        return np.concatenate([get(f"{prefix}attention.self.{n}.{part}", *shape) for n in ("query", "key", "value")])
+        return ops.join(*[get(f"{prefix}attention.self.{n}.{part}", *shape) for n in ("query", "key", "value")])
 
     def vector(name: str, size: int = c) -> Any:
         return ops.vector(get(name, size))
@@ -211,8 +218,8 @@ def read_params(
 
     return Params(
         word=get("embeddings.word_embeddings.weight", config.vocabulary, c),
-        position=get("embeddings.position_embeddings.weight", config.positions, c).astype(np.float32),
-        token_type=get("embeddings.token_type_embeddings.weight", config.types, c).astype(np.float32),
+        position=ops.table(get("embeddings.position_embeddings.weight", config.positions, c)),
+        token_type=ops.table(get("embeddings.token_type_embeddings.weight", config.types, c)),
         norm_g=vector("embeddings.LayerNorm.weight"),
         norm_b=vector("embeddings.LayerNorm.bias"),
         layers=[layer(i) for i in range(config.layers)],

@@ -7,6 +7,7 @@ int8 stores each matrix as signed bytes, and beside it, under its name with `_sc
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,10 @@ STORED = ("float32", "float16", "int8")
 
 def convert(source: str | Path, target: str | Path, stored: str) -> Path:
     """Copies a model folder with its matrices stored as `stored`; biases and norms stay float32. Raises InputError."""
-    from safetensors.numpy import save
-
     if stored not in STORED:
         raise InputError(f"{stored!r} is not one of {list(STORED)}")
     folder, target = locate(source), Path(target)
-    if target.exists():
-        raise InputError(f"{target} exists already: choose another name")
-    if target.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{target} lies in the folder to be copied: choose a place outside")
+    check_target(folder, target)
     place = _transformer(folder)
     BertConfig.read(folder / place)
     tensors: dict[str, NDArray] = {}
@@ -49,18 +45,39 @@ def convert(source: str | Path, target: str | Path, stored: str) -> Path:
                 raise InputError(f"{name} holds numbers beyond float16: store the model as float32")
         else:
             tensors[name], tensors[name + SCALE] = to_bytes(tensor)
+    write_model(folder, target, {place: tensors})
+    return target
+
+
+def check_target(folder: Path, target: Path) -> None:
+    """Raises InputError if a model cannot be copied there."""
+    if target.exists():
+        raise InputError(f"{target} exists already: choose another name")
+    if target.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{target} lies in the folder to be copied: choose a place outside")
+
+
+def write_model(folder: Path, target: Path, weights: Mapping[Path, Mapping[str, NDArray]]) -> None:
+    """Copies a model folder with other weights: tensors by name for each place in it that has some. Raises InputError.
+
+    The copy is there in whole or not at all.
+    """
+    from safetensors.numpy import save
+
+    check_target(folder, target)
     target.mkdir(parents=True)
     try:
         others = shutil.ignore_patterns("*.safetensors*", "*.bin", ".*")
         shutil.copytree(folder, target, ignore=others, dirs_exist_ok=True)
         for extra in folder.glob("*/*.safetensors"):  # dense layers behind the transformer stay as they are
-            if extra.parent != folder / place:
+            if extra.parent.relative_to(folder) not in weights:
                 shutil.copy(extra, target / extra.relative_to(folder))
-        replace_file(target / place / "model.safetensors", lambda file: file.write(save(tensors, {"format": "pt"})))
+        for place, tensors in weights.items():
+            whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+            replace_file(target / place / "model.safetensors", lambda f, t=whole: f.write(save(t, {"format": "pt"})))
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
-    return target
 
 
 def _transformer(folder: Path) -> Path:

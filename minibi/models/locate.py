@@ -11,7 +11,7 @@ from typing import Any
 from ..environment import weights_folder
 from ..errors import ModelError
 
-_WANTED = ["*.json", "*.safetensors", "*/config.json", "*/model.safetensors", "*.txt", "README.md"]
+_WANTED = ["*.json", "*.safetensors", "*/config.json", "*/model.safetensors", "*.txt", "artifact.metadata", "README.md"]
 
 
 def locate(name: str | Path) -> Path:

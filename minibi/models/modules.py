@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import ModelError
 from ..nn.pooling import POOLINGS, pool
-from ..shapes import Floats, Ints, unit_rows
+from ..shapes import Floats, Ints
 from ..store.tensors import read_weights
 from .bert import getter
 from .locate import read_json
@@ -68,7 +68,7 @@ class Normalize:
     """Vectors scaled to length one."""
 
     def __call__(self, ops: Any, x: Floats) -> Floats:
-        return unit_rows(x)
+        return ops.normalize(x)
 
 
 _VERB = {  # by the class's own name: the dotted path is never imported
@@ -97,14 +97,18 @@ class Dense:
         activation = str(raw.get("activation_function", "torch.nn.modules.activation.Tanh")).rsplit(".", 1)[-1]
         if activation not in _VERB:
             raise ModelError(f"{folder}: activation {activation!r} is not one of {sorted(_VERB)}")
-        self._verb = _VERB[activation]
+        self.folder, self._verb = folder, _VERB[activation]
         get = getter(read_weights(folder), folder)
-        self._w = ops.matrix(get("linear.weight", self.outputs, self.inputs))
+        weight = get("linear.weight", self.outputs, self.inputs)
         bias = get("linear.bias", self.outputs) if raw.get("bias", True) else np.zeros(self.outputs, np.float32)
-        self._b = ops.vector(bias)
+        self._w, self._b = ops.matrix(weight), ops.vector(bias)
 
     def __call__(self, ops: Any, x: Floats) -> Floats:
-        return getattr(ops, self._verb)(np.ascontiguousarray(x), self._w, self._b)
+        return self.apply(ops, np.ascontiguousarray(x), self._w, self._b)
+
+    def apply(self, ops: Any, x: Floats, w: Any, b: Any) -> Floats:
+        """The layer with another matrix and bias than its own, in the layout of `ops`."""
+        return getattr(ops, self._verb)(x, w, b)
 
 
 @dataclass(frozen=True)

@@ -154,4 +154,8 @@ def attend(q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = Fal
 
 
 first_rows = plain.first_rows
+join = plain.join
+normalize = plain.normalize
+pool = plain.pool
+table = plain.table
 attention_weights = plain.attention_weights

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ..environment import weights_folder
 from ..errors import FormatError, InputError
-from ..index.contract import whole
+from ..index.arguments import whole
 from ..index.flat import FlatIndex
 from ..models.bi_encoder import BiEncoder
 from ..shapes import Floats, Ints

@@ -459,13 +459,23 @@ def test_eval(run, beir, tiny):
     assert {"ndcg@10", "mrr@10", "recall@100"} <= set(report["metrics"])
     assert report["metrics"]["ndcg@10"] == report["metrics"]["mrr@10"] == 1  # each query is its document
     assert (report["dataset"], report["split"], report["documents"], report["queries"]) == ("small", "test", 5, 3)
-    assert (
-        report["pipeline"] == "dense"
-        and report["model"] == "tiny-bert"
-        and all(s >= 0 for s in report["seconds"].values())
-    )
+    assert report["pipeline"] == "dense" and report["model"] == "tiny-bert" and report["seconds"]["index"] > 0
+    assert {"dense encode", "dense search", "total"} == set(report["latency_ms"]) and report["queries_per_second"] > 0
     code, out, err = run("eval", beir, "--model", tiny)
     assert code == 0 and out.startswith("small (test): 5 documents, 3 queries\n") and "ndcg@10" in out and err == ""
+
+
+@pytest.mark.parametrize("pipeline", ["bm25", "hybrid", "colbert", "rerank"])
+def test_eval_of_every_pipeline(run, beir, tiny, pipeline):
+    options = ("--pipeline", pipeline, "--metric", "ndcg@10", "--depth", 3, "-k", 5)
+    code, out, _ = run("eval", beir, "--model", tiny, *options, "--run-out", "run.txt", "--json")
+    report = json.loads(out)
+    assert code == 0 and set(report["metrics"]) == {"ndcg@10"} and report["metrics"]["ndcg@10"] == 1
+    assert ("rerank" in report["latency_ms"]) == (pipeline == "rerank")
+    rows = [line.split() for line in Path("run.txt").read_text().splitlines()]
+    assert {row[0] for row in rows} == {"q0", "q1", "q2"} and all(row[5] == f"minibi-{pipeline}" for row in rows)
+    code, out, _ = run("eval", beir, "--model", tiny, *options, "--against", "run.txt")
+    assert code == 0 and "+0.0000" in out
 
 
 @pytest.mark.parametrize("change", ["no folder", "no corpus", "no queries", "no split", "bad row", "bad qrels"])

@@ -20,7 +20,14 @@ GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "trec.json").read_te
 CUTOFFS = GOLDEN["cutoffs"]
 # ours -> what trec_eval calls it; mrr@k has no name there and is derived from recip_rank
 OURS_BY_CUTOFF = {"ndcg": "ndcg_cut", "recall": "recall", "precision": "P", "map": "map_cut", "success": "success"}
-OURS_WHOLE = {"ndcg": "ndcg", "mrr": "recip_rank", "map": "map", "recall": "set_recall", "precision": "set_P"}
+OURS_WHOLE = {
+    "ndcg": "ndcg",
+    "mrr": "recip_rank",
+    "map": "map",
+    "recall": "set_recall",
+    "precision": "set_P",
+    "rprec": "Rprec",
+}
 
 
 # --- trec_eval's own numbers ------------------------------------------------------------------------------------------
@@ -97,6 +104,7 @@ def test_by_hand():
     qrels = {"q": {"b": 2, "d": 1, "e": 3, "c": -1}}
     run = {"q": {"a": 4.0, "b": 3.0, "c": 2.0, "d": 1.0}}
     names = ["ndcg@4", "ndcg_exp@4", "mrr@4", "recall@4", "precision@10", "map", "map@2", "success@1", "success@2"]
+    names += ["rprec", "judged", "judged@1", "judged@3", "judged@99"]
     got = evaluate(qrels, run, names).mean
     log = math.log2
     assert got["ndcg@4"] == pytest.approx((2 / log(3) + 1 / log(5)) / (3 + 2 / log(3) + 1 / log(4)), abs=1e-15)
@@ -107,6 +115,8 @@ def test_by_hand():
     assert got["map"] == pytest.approx((1 / 2 + 2 / 4) / 3)
     assert got["map@2"] == pytest.approx((1 / 2) / 3)
     assert (got["success@1"], got["success@2"]) == (0.0, 1.0)
+    assert got["rprec"] == pytest.approx(1 / 3)  # three are relevant, one of them is among the first three
+    assert (got["judged"], got["judged@1"], got["judged@3"], got["judged@99"]) == (0.75, 0.0, 2 / 3, 0.75)
 
 
 def test_missing_queries_count_zero_unless_skipped():
@@ -136,7 +146,9 @@ judgements = st.dictionaries(ids, grades, max_size=12)
 hits = st.dictionaries(ids, st.floats(allow_nan=False) | st.sampled_from([0.0, 0.5, 1.0]), max_size=15)
 cutoffs = st.integers(1, 20)
 relevances = st.lists(grades, max_size=12)
-EVERY = [*METRICS, *(f"{name}@{k}" for name in METRICS for k in (1, 5))]
+CUT = [name for name in METRICS if name != "rprec"]  # rprec has its own cut-off
+OF_RELEVANCE = [name for name in CUT if name != "judged"]
+EVERY = [*METRICS, *(f"{name}@{k}" for name in CUT for k in (1, 5))]
 
 
 @given(judgements, hits)
@@ -145,7 +157,7 @@ def test_every_metric_lies_between_0_and_1(judged, scores):
     assert all(0.0 <= value <= 1.0 + 1e-12 for value in result.mean.values())
     assert result.per_query["q"] == pytest.approx(result.mean)
     if not any(r >= 1 and doc in scores for doc, r in judged.items()):
-        assert not any(result.mean.values())
+        assert not any(value for name, value in result.mean.items() if not name.startswith("judged"))
 
 
 @given(judgements.filter(lambda judged: any(r >= 1 for r in judged.values())), cutoffs)
@@ -178,7 +190,7 @@ def test_only_the_order_of_scores_counts(judged, scores):
 @given(relevances, relevances, cutoffs)
 def test_metrics_agree_with_each_other(ranked, never_retrieved, k):
     judged = ranked + never_retrieved
-    value = {name: METRICS[name](ranked, judged, k) for name in METRICS}
+    value = {name: METRICS[name](ranked, judged, k) for name in OF_RELEVANCE}
     relevant = sum(r >= 1 for r in judged)
     assert value["precision"] * k == pytest.approx(value["recall"] * relevant)
     assert value["success"] == (value["recall"] > 0) == (value["mrr"] > 0) == (value["ndcg"] > 0) == (value["map"] > 0)
@@ -188,6 +200,9 @@ def test_metrics_agree_with_each_other(ranked, never_retrieved, k):
     assert METRICS["mrr"](ranked, judged, 1) == METRICS["precision"](ranked, judged, 1)
     binary = [min(r, 1) for r in ranked], [min(r, 1) for r in judged]
     assert METRICS["ndcg"](*binary, k) == pytest.approx(METRICS["ndcg_exp"](*binary, k))
+    if relevant:
+        assert METRICS["rprec"](ranked, judged) == METRICS["precision"](ranked, judged, relevant)
+        assert METRICS["rprec"](ranked, judged) == pytest.approx(METRICS["recall"](ranked, judged, relevant))
 
 
 @given(relevances.filter(lambda r: len(r) > 1), relevances, cutoffs, st.data())
@@ -198,14 +213,14 @@ def test_moving_a_better_document_up_never_hurts(ranked, never_retrieved, k, dat
     before, after = list(ranked), list(ranked)
     before[i], before[j], after[i], after[j] = worse, better, better, worse
     judged = ranked + never_retrieved
-    for name in METRICS:
+    for name in OF_RELEVANCE:
         assert METRICS[name](after, judged, k) >= METRICS[name](before, judged, k) - 1e-12
 
 
 @given(relevances, relevances, cutoffs, st.integers(1, 5))
 def test_hits_without_relevance_at_the_end_change_nothing(ranked, never_retrieved, k, extra):
     judged = ranked + never_retrieved
-    for name in METRICS:
+    for name in OF_RELEVANCE:
         assert METRICS[name](ranked + [0] * extra, judged, k) == METRICS[name](ranked, judged, k)
 
 
@@ -251,6 +266,9 @@ def test_an_unknown_metric_names_the_known(name):
 def test_parse_metric():
     assert parse_metric("precision@2")([1, 0, 1], [1, 1]) == 0.5
     assert parse_metric("recall")([1, 0, 1], [1, 1]) == 1.0
+    assert parse_metric("rprec")([1, 0, 1], [1, 1]) == 0.5
+    with pytest.raises(InputError, match="write 'rprec'"):
+        parse_metric("rprec@5")
 
 
 @pytest.mark.parametrize(

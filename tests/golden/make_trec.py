@@ -24,7 +24,7 @@ import pytrec_eval
 
 CUTOFFS = (1, 2, 3, 5, 10, 20, 100, 1000)
 BY_CUTOFF = ("ndcg_cut", "recall", "P", "map_cut", "success")
-WHOLE = ("ndcg", "recip_rank", "map", "set_recall", "set_P")
+WHOLE = ("ndcg", "recip_rank", "map", "set_recall", "set_P", "Rprec")
 ODD_IDS = [
     *("10", "9", "09", "1", "100", "1e1", "-1", "+1", "0", "٣", "doc", "Doc", "doc ", "do", "docs", "doc-1", "doc_1"),
     *(

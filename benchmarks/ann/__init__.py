@@ -1,0 +1,1 @@
+"""The index benchmark: python -m benchmarks.ann; see `__main__`."""

@@ -1,0 +1,86 @@
+"""`minibi eval`: a pipeline over a BEIR folder, measured, compared, and its run written."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+PIPELINES = ("dense", "bm25", "hybrid", "colbert", "rerank")
+
+
+@click.command("eval")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--split", default="test", show_default=True, help="Which qrels/SPLIT.tsv.")
+@click.option("--pipeline", default="dense", show_default=True, type=click.Choice(PIPELINES), help="What is measured.")
+@click.option("--model", default="all-MiniLM-L6-v2", show_default=True, help="Bundled name, folder or hub name.")
+@click.option("--reranker", help="A cross-encoder's folder, for rerank; by default MODEL's token vectors judge.")
+@click.option("--compute", default="float32", show_default=True, type=click.Choice(["float32", "int8"]))
+@click.option("--depth", default=100, show_default=True, type=click.IntRange(1), help="Candidates of each retriever.")
+@click.option("-k", default=100, show_default=True, type=click.IntRange(1), help="Hits asked for per query.")
+@click.option("--metric", "metrics", multiple=True, help="Such as ndcg@10 or recall@100; may be repeated.")
+@click.option("--run-out", type=click.Path(path_type=Path, dir_okay=False), help="Write the run in TREC's format.")
+@click.option("--against", type=click.Path(path_type=Path), help="A run in TREC's format to compare with.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
+def evaluate(
+    folder: Path, split: str, pipeline: str, model: str, reranker: str | None, compute: Any, depth: int, k: int,
+    metrics: tuple[str, ...], run_out: Path | None, against: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Measure retrieval on a BEIR folder.
+
+    DIR holds corpus.jsonl, queries.jsonl and qrels/test.tsv. Queries are asked one by one; latencies are milliseconds
+    per query of each stage.
+    """
+    from tqdm import tqdm
+
+    from .. import evaluate as judge
+    from ..evaluate.metrics import DEFAULT_METRICS
+    from ..search.presets import build
+    from . import show
+
+    dataset = judge.read_beir(folder, split)
+    baseline = None if against is None else judge.read_run(against)
+    parts = _parts(pipeline, model, reranker, compute)
+    started = time.perf_counter()
+    built = build(pipeline, dataset.doc_ids, dataset.docs, depth=depth, show_progress_bar=True, **parts)
+    indexed = time.perf_counter() - started
+    with tqdm(total=len(dataset.queries), desc="asking", unit="query", disable=None, leave=False) as bar:
+        found = judge.measure(dataset, built.search, k=k, metrics=metrics or DEFAULT_METRICS, progress=bar.update)
+    if run_out is not None:
+        judge.write_run(run_out, found.run, f"minibi-{pipeline}")
+    compared = []
+    if baseline is not None:
+        other = judge.evaluate(dataset.qrels, baseline, metrics or DEFAULT_METRICS)
+        compared = judge.compare(found.result, other)
+    if as_json:
+        names = {"dataset": folder.name, "split": split, "pipeline": pipeline, "model": Path(model).name}
+        report = names | {"documents": len(dataset.doc_ids)} | found.to_dict() | {"seconds": {"index": indexed}}
+        click.echo(show.json_safe(report | ({"against": [c.to_dict() for c in compared]} if compared else {})))
+        return
+    click.echo(f"{folder.name} ({split}): {len(dataset.doc_ids):,} documents, {len(dataset.queries):,} queries")
+    for name, value in found.result.mean.items():
+        click.echo(f"  {name:<12} {value:.4f}")
+    click.echo(f"  indexed in {indexed:.1f} s; {found.queries_per_second:.1f} queries/s, one at a time")
+    for name, stage in found.stages.items():
+        click.echo(f"  {name:<18} p50 {stage.p50:8.2f} ms   p95 {stage.p95:8.2f} ms")
+    for comparison in compared:
+        click.echo(f"  {comparison}")
+
+
+def _parts(pipeline: str, model: str, reranker: str | None, compute: Any) -> dict[str, Any]:
+    """The models that a pipeline needs."""
+    from ..models.bi_encoder import BiEncoder
+    from ..models.cross_encoder import CrossEncoder
+    from ..models.late_interaction import LateInteraction
+
+    parts: dict[str, Any] = {}
+    if pipeline in ("dense", "hybrid", "rerank"):
+        parts["model"] = BiEncoder(model, compute=compute)
+    if pipeline == "colbert":
+        parts["late"] = LateInteraction(model, compute=compute)
+    if pipeline == "rerank":
+        judge = LateInteraction(model, compute=compute) if reranker is None else CrossEncoder(reranker, compute=compute)
+        parts["reranker"] = judge
+    return parts

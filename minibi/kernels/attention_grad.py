@@ -1,0 +1,147 @@
+"""The gradient of scaled dot-product attention over packed texts, in memory that grows with a text, not its square.
+
+For each text and head, a block of queries at a time: scores and softmax once more (P), dP = dO V^T, from both
+dS = P (dP - sum(P dP)) / sqrt(D), and from these dQ = dS K, dK += dS^T Q, dV += P^T dO. The six products run on the
+tiles of `matmul` and `matmul_grad`. (Recomputing P by blocks: Dao et al. 2022, FlashAttention.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from . import simd
+from .attention import (
+    VALUE_PANEL,
+    WIDE,
+    _pack_keys,
+    _pack_values,
+    _panel_width,
+    copy_block,
+    multiply_half,
+    multiply_quarter,
+    softmax_rows,
+    weigh_values,
+)  # fmt: skip
+from .cache import inline, kernel
+from .matmul import ADDRESS, PANEL, ROWS, multiply_panel
+from .matmul_grad import column_tile
+from .simd import LANES, Loop, i64
+
+QUERIES = 32 * ROWS  # in a block
+add_value_columns = column_tile(WIDE)
+
+
+@intrinsic
+def softmax_grad_row(typing_context, p, dp, n, total, scale):
+    """p[:n] /= total; dp[:n] <- p (dp - sum(p dp)) scale. Both are finite up to a multiple of 16, and p is 0 there."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        p, dp, n, total, scale = args
+        total, scale = simd.splat(e, total), simd.splat(e, scale)
+        with Loop(e, n, [simd.constant(e, 0.0)], step=LANES) as loop:
+            at = e.mul(loop.index, i64(4))
+            weight = simd.load(e, e.add(p, at)) / total
+            simd.store(e, weight, e.add(p, at))
+            loop.next(weight.fma(simd.load(e, e.add(dp, at)), loop.carried[0]))
+        mean = simd.splat(e, simd.sum_lanes(e, loop.results[0]))
+        with Loop(e, n, step=LANES) as loop:
+            at = e.mul(loop.index, i64(4))
+            d = simd.load(e, e.add(p, at)) * (simd.load(e, e.add(dp, at)) - mean) * scale
+            simd.store(e, d, e.add(dp, at))
+            loop.next()
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, ADDRESS, ADDRESS, types.float32, types.float32), generate
+
+
+def scratch_floats(longest: int, width: int) -> int:
+    """How much scratch `attend_grad` needs for texts up to `longest` tokens and heads of `width`."""
+    padded = -(-longest // PANEL) * PANEL
+    return 3 * padded * width + 2 * QUERIES * padded + QUERIES * VALUE_PANEL + ROWS + 64
+
+
+@inline
+def _product(a, stride, rows, panels, length, width, out, padded):
+    """out [rows, padded] = a [rows, D] @ packed keys or values, for the first `length` columns."""
+    n = 0
+    while n < length:
+        panel = _panel_width(length - n)
+        b, c = panels + 4 * n * width, out + 4 * n
+        if panel == LANES:
+            multiply_quarter(a, stride, b, width, c, 4 * padded, rows)
+        elif panel == VALUE_PANEL:
+            multiply_half(a, stride, b, width, c, 4 * padded, rows)
+        else:
+            multiply_panel(a, stride, b, width, c, 4 * padded, rows)
+        n += panel
+
+
+@inline
+def _add_outer(weights, padded, count, length, rows, stride, width, panel, out, out_stride):
+    """out [S, D] += weights [count, S]^T @ rows [count, D]."""
+    for block in range(0, width, VALUE_PANEL):
+        for i in range(count):
+            copy_block(rows + stride * i + 4 * block, VALUE_PANEL, panel + 4 * VALUE_PANEL * i)
+        for j in range(0, length, ROWS):
+            target = out + out_stride * j + 4 * block
+            add_value_columns(weights + 4 * j, 4 * padded, panel, count, target, out_stride, min(ROWS, length - j))
+
+
+@kernel
+def attend_grad(dout, q, k, v, starts, scale, scratch, dq, dk, dv):
+    """dq, dk, dv of `attention.attend`, all [T, H, D], D a multiple of VALUE_PANEL; each may be part of a wider array.
+
+    dout [T, H, D]. scratch: `scratch_floats` of the longest text, of this thread alone.
+    """
+    heads, width = q.shape[1], q.shape[2]
+    factor = np.float32(scale * 1.4426950408889634)
+    for text in range(starts.size - 1):
+        first, length = starts[text], starts[text + 1] - starts[text]
+        dk[first : first + length] = 0
+        dv[first : first + length] = 0
+        padded = (length + PANEL - 1) // PANEL * PANEL
+        keys = (scratch.ctypes.data + 63) // 64 * 64
+        values, key_rows = keys + 4 * padded * width, keys + 8 * padded * width
+        p = key_rows + 4 * padded * width
+        dp = p + 4 * QUERIES * padded
+        panel = dp + 4 * QUERIES * padded
+        sums = panel + 4 * QUERIES * VALUE_PANEL
+        for head in range(heads):
+            at = 4 * head * width
+            k_at, v_at = k.ctypes.data + k.strides[0] * first + at, v.ctypes.data + v.strides[0] * first + at
+            _pack_keys(k_at, k.strides[0], length, width, keys)
+            _pack_keys(v_at, v.strides[0], length, width, values)
+            _pack_values(k_at, k.strides[0], length, width, key_rows)
+            for begin in range(0, length, QUERIES):
+                count = min(QUERIES, length - begin)
+                q_at = q.ctypes.data + q.strides[0] * (first + begin) + at
+                d_at = dout.ctypes.data + dout.strides[0] * (first + begin) + at
+                dq_at = dq.ctypes.data + dq.strides[0] * (first + begin) + at
+                for i in range(0, count, ROWS):
+                    rows = min(ROWS, count - i)
+                    pi, di = p + 4 * padded * i, dp + 4 * padded * i
+                    _product(q_at + q.strides[0] * i, q.strides[0], rows, keys, length, width, pi, padded)
+                    softmax_rows(pi, 4 * padded, length, factor, sums)
+                    _product(d_at + dout.strides[0] * i, dout.strides[0], rows, values, length, width, di, padded)
+                    for r in range(rows):
+                        softmax_grad_row(
+                            pi + 4 * padded * r, di + 4 * padded * r, length, load_float(sums + 4 * r), scale
+                        )
+                    for block in range(0, width, VALUE_PANEL):
+                        panel_at, out = key_rows + 4 * block * length, dq_at + dq.strides[0] * i + 4 * block
+                        weigh_values(di, 4 * padded, panel_at, length, out, dq.strides[0], rows)
+                dv_at = dv.ctypes.data + dv.strides[0] * first + at
+                dk_at = dk.ctypes.data + dk.strides[0] * first + at
+                _add_outer(p, padded, count, length, d_at, dout.strides[0], width, panel, dv_at, dv.strides[0])
+                _add_outer(dp, padded, count, length, q_at, q.strides[0], width, panel, dk_at, dk.strides[0])
+
+
+@intrinsic
+def load_float(typing_context, address):
+    def generate(context, builder, signature, args):
+        return simd.load_scalar(builder, args[0])
+
+    return types.float32(ADDRESS), generate

@@ -1,0 +1,117 @@
+"""What `minibi.kernels.lexical` computes, in NumPy: slow, plain, every posting read."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .variants import Model
+
+BLOCK = 64
+
+
+def append(lists: Any, docs: Any, flat: NDArray, offsets: NDArray, first: int, slope: Any, state: NDArray) -> int:
+    """Adds documents `first`, ...; how many places the arena lacks, 0 when done. See the kernel."""
+    for d in range(int(state[0]), len(offsets) - 1):
+        row, size = first + d, int(offsets[d + 1] - offsets[d])
+        terms, tfs = np.unique(flat[offsets[d] : offsets[d + 1]], return_counts=True)
+        moved = [(t, int(lists.counts[t])) for t in terms if lists.counts[t] == lists.caps[t]]
+        lacking = int(state[2]) + sum(c + c // 4 + 4 for _, c in moved) - len(lists.rows)
+        if lacking > 0:
+            state[0] = d
+            return lacking
+        for t, count in moved:
+            old, new = lists.starts[t], int(state[2])
+            for a in (lists.rows, lists.tfs):
+                a[new : new + count] = a[old : old + count]
+            state[4] += lists.caps[t]
+            lists.starts[t], lists.caps[t] = new, count + count // 4 + 4
+            state[2] += lists.caps[t]
+        places = lists.starts[terms] + lists.counts[terms]
+        lists.rows[places], lists.tfs[places] = row, tfs
+        lists.counts[terms] += 1
+        lists.dfs[terms] += 1
+        lists.tops[terms] = np.maximum(lists.tops[terms], tfs / (slope[0] + slope[1] * size))
+        docs.terms[state[3] : state[3] + len(terms)] = terms
+        state[3] += len(terms)
+        docs.firsts[row + 1], docs.lengths[row], docs.live[row] = state[3], size, 1
+    return 0
+
+
+def count_documents(flat: NDArray, offsets: NDArray, need: NDArray) -> None:
+    for begin, end in pairwise(offsets.tolist()):
+        need[np.unique(flat[begin:end])] += 1
+
+
+def pack(lists: Any, kept: NDArray, new_rows: NDArray, lengths: NDArray, slope: Any, new: Any) -> None:
+    """Copies the postings of live rows, and computes `tops`."""
+    for term, old in enumerate(kept):
+        at = slice(lists.starts[old], lists.starts[old] + lists.counts[old])
+        rows = new_rows[lists.rows[at]]
+        tfs = lists.tfs[at][rows >= 0]
+        rows = rows[rows >= 0]
+        to = slice(new.starts[term], new.starts[term] + len(rows))
+        new.rows[to], new.tfs[to], new.counts[term] = rows, tfs, len(rows)
+        x = tfs / (slope[0] + slope[1] * lengths[rows])
+        new.tops[term] = np.max(x, initial=0)
+        if new.lines[term] >= 0:
+            line, there = new.table[new.lines[term]], rows // BLOCK < new.table.shape[1]
+            codes = np.minimum(255.0, 255 * x / (x + 1) + 1).astype(np.uint8)
+            np.maximum.at(line, rows[there] // BLOCK, codes[there])
+
+
+def transpose(lists: Any, ends: NDArray, terms: NDArray) -> None:
+    for term, (start, count) in enumerate(zip(lists.starts, lists.counts, strict=True)):
+        rows = lists.rows[start : start + count]
+        terms[ends[rows]] = term
+        ends[rows] += 1
+
+
+def query_terms(terms: NDArray, weights: NDArray) -> list[tuple[int, float]]:
+    """(term, weight) of a query from the heaviest down, repeated terms added up, those without weight left out."""
+    total: dict[int, float] = {}
+    for term, weight in zip(terms.tolist(), weights.tolist(), strict=True):
+        if term >= 0:
+            total[term] = total.get(term, 0.0) + weight
+    return sorted(((t, w) for t, w in total.items() if w > 0), key=lambda pair: -np.float32(pair[1]))
+
+
+def contributions(model: Model, weight: float, tfs: NDArray, lengths: NDArray) -> NDArray[np.float32]:
+    """What a term of this weight gives to documents that hold it, in the kernels' own arithmetic."""
+    tf = tfs.astype(np.float32)
+    parts = tf / (tf + (model.c0 + model.c1 * lengths.astype(np.float32)))
+    return np.float32(weight * model.scale) * parts + np.float32(weight * model.jump)
+
+
+def constant(model: Model, weights: list[float]) -> np.float32:
+    """What every document gets."""
+    total = 0.0
+    for weight in weights:
+        total += weight * model.everywhere
+    return np.float32(total)
+
+
+def new_work() -> None:
+    """The kernel needs room, this does not."""
+
+
+def search(
+    lists: Any, docs: Any, allowed: NDArray, model: Model, batch: Any, work: None, k: int, pruned: bool,
+    out_scores: NDArray, out_ids: NDArray,
+) -> None:  # fmt: skip
+    """The k best of each query, by summing up every document."""
+    for q in range(len(out_ids)):
+        at = slice(batch.offsets[q], batch.offsets[q + 1])
+        chosen = query_terms(batch.terms[at], batch.weights[at])
+        sums = np.zeros(len(allowed), np.float32)
+        for term, weight in chosen:
+            postings = slice(lists.starts[term], lists.starts[term] + lists.counts[term])
+            rows = lists.rows[postings]
+            sums[rows] += contributions(model, weight, lists.tfs[postings], docs.lengths[rows])
+        hits = np.flatnonzero((sums > 0) & (allowed > 0))
+        scores = sums[hits] + constant(model, [weight for _, weight in chosen])
+        best = np.lexsort((docs.ids[hits], -scores))[:k]
+        out_scores[q, : len(best)], out_ids[q, : len(best)] = scores[best], docs.ids[hits[best]]

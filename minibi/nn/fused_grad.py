@@ -1,0 +1,318 @@
+"""The verbs of `plain` and their gradients on compiled kernels and several threads: what training runs on.
+
+Weights are views [K, N] of matrices as they are stored, since they change at every step; they are packed at each use.
+KEEP has the verbs that remember, for their gradient, what would be dear to compute again. Every sum runs in an order
+that depends on the shapes alone, so the bits do not depend on the number of threads. What the kernels do not cover
+(widths that are no multiple of their panels, dropout, small heads) is left to `plain`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..kernels import attention, attention_grad, matmul, matmul_grad, norm_grad
+from ..kernels.attention import VALUE_PANEL
+from ..kernels.matmul import PANEL
+from ..kernels.norm_grad import CHUNK
+from ..shapes import Floats, Ints
+from ..threads import parallel_ranges
+from . import plain
+from .memory import empty
+from .plain import ALL
+
+name = "fused_grad"
+matrix, vector, table = plain.transpose, np.asarray, np.asarray
+
+dropout, first_rows, join, normalize = plain.dropout, plain.first_rows, plain.join, plain.normalize
+gelu, gelu_tanh, pool, transpose = plain.gelu, plain.gelu_tanh, plain.pool, plain.transpose
+linear_gelu_tanh, linear_relu = plain.linear_gelu_tanh, plain.linear_relu
+linear_tanh, linear_sigmoid, layer_norm = plain.linear_tanh, plain.linear_sigmoid, plain.layer_norm
+
+
+def _covered(x: Floats, w: Floats) -> bool:
+    """Whether the kernels take these widths; few rows are quicker without them."""
+    k, n = w.shape
+    return len(x) >= 2 * CHUNK and k % PANEL == 0 and n % PANEL == 0 and k % 16 == 0 and w.flags.f_contiguous
+
+
+def _chunks(work: Callable[[int, int, int], object], rows: int) -> int:
+    """work(chunk, first row, last row) for every chunk of CHUNK rows, on several threads; how many there were."""
+    count = -(-rows // CHUNK)
+
+    def several(first: int, last: int) -> None:
+        for i in range(first, last):
+            work(i, CHUNK * i, min(CHUNK * (i + 1), rows))
+
+    parallel_ranges(several, count)
+    return count
+
+
+def _panels(w: Floats) -> Floats:
+    """w [K, N], a view of the stored [N, K], in panels: for x @ w."""
+    k, n = w.shape
+    panels = empty((n // PANEL, k, PANEL))
+    parallel_ranges(lambda first, last: matmul_grad.pack_transposed(w.T, first, last, panels), len(panels))
+    return panels
+
+
+def _stored_panels(w: Floats) -> Floats:
+    """The stored matrix [N, K] in panels: for dy @ w.T."""
+    k, n = w.shape
+    panels = empty((k // PANEL, n, PANEL))
+    parallel_ranges(lambda first, last: matmul_grad.pack_rows(w.T, first, last, panels), len(panels))
+    return panels
+
+
+def _multiply(x: Floats, panels: Floats, b: Floats, kind: int, out: Floats, residual: Floats | None = None) -> None:
+    matmul.linear(x, panels.view(np.uint8), False, b, out if residual is None else residual, kind, out)
+
+
+def _weight_grad(dy: Floats, x: Floats) -> Floats:
+    """dy^T x, [N, K], as a view [K, N]."""
+    tokens, n = dy.shape
+    left, dw = empty((n, matmul_grad.padded_tokens(tokens))), empty((n, x.shape[1]))
+    parallel_ranges(lambda first, last: matmul_grad.transpose(dy, first, last, left), -(-tokens // 16))
+
+    def some(first: int, last: int) -> None:
+        matmul_grad.weight_grad(left, x, first, last, np.empty(matmul_grad.SCRATCH, np.float32), dw)
+
+    parallel_ranges(some, x.shape[1] // PANEL)
+    return dw.T
+
+
+def _input_grad(dy: Floats, w: Floats) -> Floats:
+    panels, zero, dx = _stored_panels(w), np.zeros(len(w), np.float32), empty((len(dy), len(w)))
+    _chunks(lambda _, s, e: _multiply(dy[s:e], panels, zero, matmul.NONE, dx[s:e]), len(dy))
+    return dx
+
+
+def linear(x: Floats, w: Floats, b: Floats) -> Floats:
+    if not _covered(x, w):
+        return plain.linear(x, w, b)
+    panels, out = _panels(w), empty((len(x), w.shape[1]))
+    _chunks(lambda _, s, e: _multiply(x[s:e], panels, b, matmul.NONE, out[s:e]), len(x))
+    return out
+
+
+def linear_grad(dy: Floats, x: Floats, w: Floats, b: Floats, wanted: Sequence[bool] = ALL) -> tuple:
+    if not _covered(x, w):
+        return plain.linear_grad(dy, x, w, b, wanted)
+    db = None
+    if wanted[2]:
+        sums = np.empty((-(-len(x) // CHUNK), dy.shape[1]), np.float32)
+        _chunks(lambda i, s, e: norm_grad.column_sums(dy[s:e], sums[i]), len(x))
+        db = sums.sum(axis=0)
+    return _input_grad(dy, w) if wanted[0] else None, _weight_grad(dy, x) if wanted[1] else None, db
+
+
+def linear_gelu_keep(x: Floats, w: Floats, b: Floats) -> tuple[Floats, Floats | None]:
+    """The result, and x @ w + b."""
+    if not _covered(x, w):
+        return plain.linear_gelu(x, w, b), None
+    panels = _panels(w)
+    z, out = empty((len(x), w.shape[1])), empty((len(x), w.shape[1]))
+
+    def work(_: int, s: int, e: int) -> None:
+        _multiply(x[s:e], panels, b, matmul.NONE, z[s:e])
+        norm_grad.gelu(z[s:e], out[s:e])
+
+    _chunks(work, len(x))
+    return out, z
+
+
+def linear_gelu(x: Floats, w: Floats, b: Floats) -> Floats:
+    return linear_gelu_keep(x, w, b)[0]
+
+
+def linear_gelu_grad(
+    dy: Floats, x: Floats, w: Floats, b: Floats, wanted: Sequence[bool] = ALL, kept: Floats | None = None
+) -> tuple:
+    if kept is None:
+        return plain.linear_gelu_grad(dy, x, w, b, wanted)
+    dz, sums = empty(kept.shape), np.empty((-(-len(x) // CHUNK), kept.shape[1]), np.float32)
+    panels, zero = _stored_panels(w) if wanted[0] else None, np.zeros(len(w), np.float32)
+    dx = empty(x.shape) if wanted[0] else None
+
+    def work(i: int, s: int, e: int) -> None:
+        norm_grad.gelu_grad(dy[s:e], kept[s:e], dz[s:e], sums[i])
+        if panels is not None and dx is not None:
+            _multiply(dz[s:e], panels, zero, matmul.NONE, dx[s:e])
+
+    _chunks(work, len(x))
+    return dx, _weight_grad(dz, x) if wanted[1] else None, sums.sum(axis=0)
+
+
+def linear_add_norm_keep(
+    x: Floats, residual: Floats, w: Floats, b: Floats, *norm: Any, drop: Any = None
+) -> tuple[Floats, Floats | None]:
+    """The result, and what was normalized."""
+    if drop is not None or not _covered(x, w):
+        return plain.linear_add_norm(x, residual, w, b, *norm, drop=drop), None
+    gamma, beta, eps = norm
+    panels, total, out = _panels(w), empty(residual.shape), empty(residual.shape)
+
+    def work(_: int, s: int, e: int) -> None:
+        _multiply(x[s:e], panels, b, matmul.RESIDUAL, total[s:e], residual[s:e])
+        norm_grad.norm(total[s:e], gamma, beta, np.float32(eps), out[s:e])
+
+    _chunks(work, len(x))
+    return out, total
+
+
+def linear_add_norm(x: Floats, residual: Floats, w: Floats, b: Floats, *norm: Any, drop: Any = None) -> Floats:
+    return linear_add_norm_keep(x, residual, w, b, *norm, drop=drop)[0]
+
+
+def linear_add_norm_grad(
+    dy: Floats, x: Floats, residual: Floats, w: Floats, b: Floats, *norm: Any,
+    drop: Any = None, wanted: Sequence[bool] = ALL, kept: Floats | None = None,
+) -> tuple:  # fmt: skip
+    if kept is None:
+        return plain.linear_add_norm_grad(dy, x, residual, w, b, *norm, drop=drop, wanted=wanted)
+    gamma, _, eps = norm
+    dtotal, sums = empty(kept.shape), np.empty((-(-len(x) // CHUNK), 3, kept.shape[1]), np.float32)
+    panels, zero = _stored_panels(w) if wanted[0] else None, np.zeros(len(w), np.float32)
+    dx = empty(x.shape) if wanted[0] else None
+
+    def work(i: int, s: int, e: int) -> None:
+        norm_grad.norm_grad(dy[s:e], kept[s:e], gamma, np.float32(eps), dtotal[s:e], sums[i])
+        if panels is not None and dx is not None:
+            _multiply(dtotal[s:e], panels, zero, matmul.NONE, dx[s:e])
+
+    _chunks(work, len(x))
+    dgamma, dbeta, db = sums.sum(axis=0)
+    return dx, dtotal, _weight_grad(dtotal, x) if wanted[2] else None, db, dgamma, dbeta
+
+
+def qkv(h: Floats, w: Floats, b: Floats, heads: int) -> tuple[Floats, Floats, Floats]:
+    t, c = h.shape
+    wide = linear(h, w, b).reshape(t, 3, heads, c // heads)
+    return wide[:, 0], wide[:, 1], wide[:, 2]
+
+
+def qkv_grad(
+    dy: tuple[Floats, Floats, Floats], h: Floats, w: Floats, b: Floats, heads: int, wanted: Sequence[bool] = ALL
+) -> tuple:
+    t, c = h.shape
+    first = dy[0].ctypes.data
+    side_by_side = all(
+        d.strides == (12 * c, 4 * c // heads, 4) and d.ctypes.data == first + 4 * c * i for i, d in enumerate(dy)
+    )
+    if side_by_side and t:  # parts of one array, as `attend_grad` leaves them
+        wide = np.lib.stride_tricks.as_strided(dy[0], (t, 3 * c), (12 * c, 4))
+    else:
+        wide = np.stack(dy, axis=1).reshape(t, 3 * c)
+    return linear_grad(wide, h, w, b, wanted)
+
+
+def _texts(starts: Ints) -> list[tuple[int, int]]:
+    """Ranges of texts, each of about CHUNK tokens."""
+    ends, begin = [], 0
+    for i in range(1, len(starts)):
+        if starts[i] - starts[begin] >= CHUNK or i == len(starts) - 1:
+            ends.append((begin, i))
+            begin = i
+    return ends
+
+
+def attend(q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False, drop: Any = None) -> Floats:
+    if first_only or drop is not None or q.shape[2] % VALUE_PANEL:
+        return plain.attend(q, k, v, starts, first_only, drop)
+    out, groups = empty(q.shape), _texts(starts)
+    scale = np.float32(1 / math.sqrt(q.shape[2]))
+
+    def work(first: int, last: int) -> None:
+        for i, j in groups[first:last]:
+            s, e = starts[i], starts[j]
+            attention.attend(q[s:e], k[s:e], v[s:e], starts[i : j + 1] - s, scale, False, out[s:e])
+
+    parallel_ranges(work, len(groups))
+    return out.reshape(len(q), -1)
+
+
+def attend_grad(
+    dy: Floats, q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False, drop: Any = None
+) -> tuple[Floats, Floats, Floats]:
+    if first_only or drop is not None or q.shape[2] % VALUE_PANEL:
+        return plain.attend_grad(dy, q, k, v, starts, first_only, drop)
+    t, heads, width = q.shape
+    d, dout, groups = empty((t, 3, heads, width)), dy.reshape(q.shape), _texts(starts)
+    longest, scale = int(np.diff(starts).max(initial=1)), np.float32(1 / math.sqrt(width))
+
+    def work(first: int, last: int) -> None:
+        scratch = empty((attention_grad.scratch_floats(longest, width),))
+        for i, j in groups[first:last]:
+            s, e = starts[i], starts[j]
+            parts = (d[s:e, 0], d[s:e, 1], d[s:e, 2])
+            attention_grad.attend_grad(dout[s:e], q[s:e], k[s:e], v[s:e], starts[i : j + 1] - s, scale, scratch, *parts)
+
+    parallel_ranges(work, len(groups))
+    return d[:, 0], d[:, 1], d[:, 2]
+
+
+def embed_keep(
+    ids: Ints, types: Ints, positions: Ints, word: Any, position: Any, token_type: Any, *norm: Any, drop: Any = None
+) -> tuple[Floats, Floats | None]:
+    """The result, and what was normalized."""
+    if drop is not None or position.shape[1] % 16:
+        return plain.embed(ids, types, positions, word, position, token_type, *norm, drop=drop), None
+    gamma, beta, eps = norm
+    total, out = empty((len(ids), position.shape[1])), empty((len(ids), position.shape[1]))
+
+    def work(_: int, s: int, e: int) -> None:
+        norm_grad.embed(ids[s:e], types[s:e], positions[s:e], word, position, token_type, total[s:e])
+        norm_grad.norm(total[s:e], gamma, beta, np.float32(eps), out[s:e])
+
+    _chunks(work, len(ids))
+    return out, total
+
+
+def embed(*args: Any, drop: Any = None) -> Floats:
+    return embed_keep(*args, drop=drop)[0]
+
+
+def embed_grad(
+    dy: Floats, ids: Ints, types: Ints, positions: Ints, word: Any, position: Any, token_type: Any, *norm: Any,
+    drop: Any = None, wanted: Sequence[bool] = ALL, kept: Floats | None = None,
+) -> tuple:  # fmt: skip
+    if kept is None:
+        args = (ids, types, positions, word, position, token_type)
+        return plain.embed_grad(dy, *args, *norm, drop=drop, wanted=wanted)
+    gamma, _, eps = norm
+    dtotal, sums = empty(kept.shape), np.empty((-(-len(ids) // CHUNK), 3, kept.shape[1]), np.float32)
+
+    def work(i: int, s: int, e: int) -> None:
+        norm_grad.norm_grad(dy[s:e], kept[s:e], gamma, np.float32(eps), dtotal[s:e], sums[i])
+
+    _chunks(work, len(ids))
+    tables: list[Floats | None] = []
+    for array, rows, wants in zip((word, position, token_type), (ids, positions, types), wanted[3:6], strict=True):
+        tables.append(None)
+        if wants:
+            tables[-1] = empty(array.shape)
+            tables[-1].fill(0)
+            norm_grad.add_rows(dtotal, rows, tables[-1])
+    return None, None, None, *tables, *sums.sum(axis=0)[:2]
+
+
+def accumulate(total: Floats, grad: Floats) -> None:
+    """total += grad."""
+    if total.ndim == 2 and total.shape[1] % 16 == 0 and total.flags.c_contiguous and grad.flags.c_contiguous:
+        _chunks(lambda _, s, e: norm_grad.add(grad[s:e], total[s:e]), len(total))
+    else:
+        total += grad
+
+
+KEEP = {"embed": embed_keep, "linear_add_norm": linear_add_norm_keep, "linear_gelu": linear_gelu_keep}
+GRAD = plain.GRAD | {
+    "attend": attend_grad,
+    "embed": embed_grad,
+    "linear": linear_grad,
+    "linear_add_norm": linear_add_norm_grad,
+    "linear_gelu": linear_gelu_grad,
+    "qkv": qkv_grad,
+}

@@ -1,0 +1,67 @@
+"""The usual pipelines over a list of texts, by name: what `minibi eval --pipeline` measures.
+
+    pipeline = build("hybrid", ids, texts, model=BiEncoder("all-MiniLM-L6-v2"))
+    pipeline.search("a question", 10)
+
+dense: single vectors, compared exactly · bm25: words · hybrid: both, fused by reciprocal rank · colbert: a vector for
+each token, compared by MaxSim · rerank: hybrid, reordered by `reranker`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..models.bi_encoder import BiEncoder
+from ..models.cross_encoder import CrossEncoder
+from ..models.late_interaction import LateInteraction
+from .pipeline import Pipeline
+from .rerank import Judge
+from .retrievers import Dense, Late, Lexical, Retriever
+
+PRESETS = ("dense", "bm25", "hybrid", "colbert", "rerank")
+
+
+def build(
+    preset: str,
+    ids: Sequence[str],
+    texts: Sequence[str],
+    *,
+    model: BiEncoder | None = None,
+    late: LateInteraction | None = None,
+    reranker: CrossEncoder | LateInteraction | Judge | None = None,
+    depth: int = 100,
+    budget_ms: float | None = None,
+    show_progress_bar: bool = False,
+) -> Pipeline:
+    """A pipeline over texts, each known by its id. Texts beyond a model's limit are cut, as is usual in evaluation.
+
+    model: for dense, hybrid and rerank. late: for colbert. reranker: for rerank. Raises InputError if one is missing.
+    """
+    if preset not in PRESETS:
+        raise InputError(f"pipeline {preset!r} is not one of {list(PRESETS)}")
+    if len(ids) != len(texts):
+        raise InputError(f"there must be one id for each text, not {len(ids)} for {len(texts)}")
+    wanted: list[tuple[str, Callable[[], Retriever]]] = [
+        ("dense", lambda: Dense(_given(model, preset, "model"), labels=ids)),
+        ("bm25", lambda: Lexical(labels=ids)),
+        ("colbert", lambda: Late(_given(late, preset, "late"), labels=ids)),
+    ]
+    names = ("dense", "bm25") if preset in ("hybrid", "rerank") else (preset,)
+    judge = _given(reranker, preset, "reranker") if preset == "rerank" else None
+    retrievers = [make() for name, make in wanted if name in names]
+    options: dict[str, Any] = {"truncation": "silent", "show_progress_bar": show_progress_bar}
+    for retriever in retrievers:
+        extra = {} if isinstance(retriever, Lexical) else options
+        retriever.add(list(texts), np.arange(len(texts)), **extra)
+    held = dict(zip(ids, texts, strict=True))
+    return Pipeline(retrievers, rerank=judge, depth=depth, texts=held, budget_ms=budget_ms)
+
+
+def _given(value: Any, preset: str, name: str) -> Any:
+    if value is None:
+        raise InputError(f"the {preset} pipeline needs {name}=")
+    return value

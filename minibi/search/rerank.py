@@ -1,0 +1,76 @@
+"""Reranking: the candidates in the order of a slower, better judge, as far as the time allows.
+
+A judge is a CrossEncoder, a LateInteraction model, or any function `judge(query, texts) -> scores`, larger is better.
+The best candidates are judged first, a few at a time. When the budget is spent, those judged stand first, in their new
+order; the rest follow in the order they came.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..models.cross_encoder import CrossEncoder
+from ..models.late_interaction import LateInteraction
+from .hits import Evidence, Hits
+
+Judge = Callable[[str, Sequence[str]], Any]
+CHUNK = 8  # candidates judged between two looks at the clock, at first
+
+
+def as_judge(judge: CrossEncoder | LateInteraction | Judge) -> Judge:
+    """A function (query, texts) -> scores of whatever can judge. Raises InputError."""
+    if isinstance(judge, CrossEncoder):
+        if judge.config.labels != 1:
+            raise InputError(f"{judge.name} has {judge.config.labels} labels: reranking needs a model with one score")
+        return lambda query, texts: judge.predict([(query, text) for text in texts], truncation="silent")
+    if isinstance(judge, LateInteraction):
+        return lambda query, texts: judge.similarity(
+            [judge.encode_query(query, truncation="silent")],
+            judge.encode_document(list(texts), truncation="silent"),
+        )[0]
+    if not callable(judge):
+        raise InputError(f"rerank must be a CrossEncoder, a LateInteraction or a function, not {type(judge).__name__}")
+    return judge
+
+
+def rerank(hits: Hits, judge: Judge, *, budget_ms: float | None = None, name: str = "rerank") -> Hits:
+    """`hits`, which hold their texts, in the judge's order; equal scores keep the order they came in.
+
+    budget_ms: milliseconds that may pass; None for as long as it takes. At least one chunk is judged, and no chunk is
+    begun that would, at the pace so far, end too late. Scores of hits that were not judged are set below the judged
+    ones', so that the order can be read off them; what they were is in the evidence.
+    """
+    begun = time.perf_counter()
+    scores: list[float] = []
+    while len(scores) < len(hits):
+        size = len(hits) if budget_ms is None else CHUNK
+        if scores and budget_ms is not None:
+            spent = 1000 * (time.perf_counter() - begun)
+            size = min(4 * CHUNK, int((budget_ms - spent) / (spent / len(scores))))
+            if size < 1:
+                break
+        part = hits.texts[len(scores) : len(scores) + size]
+        found = np.asarray(judge(hits.query, part), np.float64)
+        if found.shape != (len(part),) or np.isnan(found).any():
+            raise InputError(f"the judge must return {len(part)} numbers, one for each text, not {list(found.shape)}")
+        scores.extend(found.tolist())
+    judged = len(scores)
+    order = np.argsort(-np.array(scores), kind="stable").tolist()
+    best = [
+        replace(hits[i], score=scores[i], evidence=(*hits[i].evidence, Evidence(name, rank, scores[i])))
+        for rank, i in enumerate(order, 1)
+    ]
+    floor = min(scores, default=0.0)
+    step = max(1e-6, abs(floor) * 1e-6)
+    rest = [
+        replace(hit, score=floor - step * i, evidence=(*hit.evidence, Evidence(name, None, None)))
+        for i, hit in enumerate(hits.hits[judged:], 1)
+    ]
+    seconds = hits.seconds | {name: time.perf_counter() - begun}
+    return Hits((*best, *rest), hits.query, seconds, hits.notes | {"judged": judged, "candidates": len(hits)})

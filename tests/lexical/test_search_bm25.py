@@ -1,0 +1,192 @@
+"""Searching: exact whatever is pruned, ties by id, filters, forms of a query, and many threads."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minibi import BM25
+from minibi.errors import InputError
+
+
+def zipf(documents: int, vocabulary: int, length: int, seed: int = 0):
+    """Lists of terms as skewed as words are."""
+    rng = np.random.default_rng(seed)
+    p = 1 / (np.arange(1, vocabulary + 1) + 2.7) ** 1.07
+    sizes = np.maximum(1, rng.lognormal(np.log(length), 0.5, documents).astype(int))
+    tokens = [f"t{i}" for i in rng.choice(vocabulary, sizes.sum(), p=p / p.sum())]
+    ends = np.cumsum(sizes)
+    return [tokens[end - size : end] for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
+
+
+def plainly(index, queries, k, **options):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIBI_KERNELS", "plain")
+        return index.search(queries, k, **options)
+
+
+def same(a, b):
+    np.testing.assert_array_equal(a[1], b[1])
+    np.testing.assert_array_equal(a[0], b[0])
+
+
+@pytest.fixture(scope="module")
+def large():
+    """40,000 short documents: several windows, narrow and wide, lines in the table, lists of all lengths."""
+    index = BM25()
+    index.add(zipf(40_000, 5_000, 8), np.random.default_rng(1).permutation(40_000))
+    rng = np.random.default_rng(2)
+    queries = [[f"t{int(i)}" for i in rng.zipf(1.25, rng.integers(1, 9)) if i < 6_000] for _ in range(120)]
+    return index, queries
+
+
+@pytest.mark.parametrize("k", [1, 10, 300, 50_000])
+def test_pruned_is_exact(compiled, large, k):
+    index, queries = large
+    assert index._postings.lists.table.shape[1] > 128
+    some = queries if k <= 10 else queries[:15]
+    same(index.search(some, k), plainly(index, some, k))
+
+
+@pytest.mark.parametrize("variant", ["robertson", "atire", "bm25l", "bm25+"])
+@pytest.mark.parametrize("floor_for", ["all", "held"])
+def test_pruned_is_exact_for_every_variant(compiled, variant, floor_for):
+    index = BM25(variant, floor_for=floor_for)
+    index.add(zipf(9_000, 400, 6, seed=3))
+    rng = np.random.default_rng(4)
+    queries = [[f"t{int(i)}" for i in rng.integers(0, 300, 4)] for _ in range(40)]
+    same(index.search(queries, 10), plainly(index, queries, 10))
+
+
+def test_pruned_is_exact_after_changes(compiled):
+    """Bounds stay bounds when documents come and go and the average length moves."""
+    docs = zipf(12_000, 500, 8, seed=5)
+    index = BM25()
+    index.add(docs[:9_000])
+    rng = np.random.default_rng(6)
+    queries = [[f"t{int(i)}" for i in rng.integers(0, 400, 5)] for _ in range(40)]
+    for step in range(4):
+        index.remove(rng.choice(index.ids, 900, replace=False))
+        index.add([doc * (1 + step) for doc in docs[9_000 + 500 * step : 9_500 + 500 * step]])
+        index.upsert([doc[:2] for doc in docs[:300]], rng.choice(index.ids, 300, replace=False))
+        assert index.check() == []
+        same(index.search(queries, 10), plainly(index, queries, 10))
+
+
+DOCS = st.lists(st.lists(st.sampled_from("abcdef"), max_size=6), max_size=20)
+
+
+@settings(max_examples=60)
+@given(DOCS, st.lists(st.lists(st.sampled_from("abcdefg"), max_size=8), max_size=4), st.integers(1, 25), st.data())
+def test_small_ones_with_many_ties(docs, queries, k, data):
+    index = BM25(k1=data.draw(st.sampled_from([0.0, 1.5])))
+    index.add(docs, data.draw(st.permutations(range(len(docs)))))
+    chosen = data.draw(st.none() | st.lists(st.integers(0, 25), max_size=15))
+    found = index.search(queries, k, filter=chosen)
+    same(found, plainly(index, queries, k, filter=chosen))
+    every = index.search(queries, max(1, len(docs)))
+    for scores, rows, all_scores, all_rows in zip(*found, *every, strict=True):
+        pairs = zip(all_scores.tolist(), all_rows.tolist(), strict=True)
+        expected = [(s, i) for s, i in pairs if i >= 0 and (chosen is None or i in chosen)][:k]
+        assert list(zip(scores.tolist(), rows.tolist(), strict=True))[: len(expected)] == expected
+        assert (rows[len(expected) :] == -1).all()
+
+
+def test_forms_of_a_query():
+    index = BM25()
+    index.add(["The cat sat.", "Dogs and cats, dogs!", "birds", ""])
+    one = index.search("cats dogs", 2)
+    assert one[0].shape == (1, 2) and one[1].tolist() == [[1, 0]]
+    same(one, index.search(["cats dogs"], 2))
+    same(one, index.search([["cat", "dog"]], 2))
+    same(one, index.search({"cat": 1, "dog": 1.0}, 2))
+    same(index.search("cats cats dogs", 2), index.search([{"dog": 1, "cat": 2}], 2))
+    assert index.search([], 2)[0].shape == (0, 2)
+    assert index.search(["nothing", "", "the"], 1)[1].tolist() == [[-1], [-1], [-1]]
+    assert np.isneginf(index.search("nothing", 1)[0]).all()
+    assert index.search({"cat": 0.0, "dog": 1}, 3)[1].tolist() == [[1, -1, -1]]
+    assert BM25().search("cats", 3)[1].tolist() == [[-1, -1, -1]]
+    assert index.search("cat " * 5_000 + "dog", 1)[1].tolist() == index.search({"cat": 5_000, "dog": 1}, 1)[1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("queries", "options", "message"),
+    [
+        (3, {}, "one query or a list"),
+        ([3], {}, "query number 0 is int"),
+        (["a", ["b"]], {}, "strings only"),
+        ([["a", 3]], {}, "not a string"),
+        ([{"a": 1}, "b"], {}, "all of one kind"),
+        ({"a": -1}, {}, "weight"),
+        ({"a": float("nan")}, {}, "weight"),
+        ({"a": True}, {}, "weight"),
+        ("a", {"k": 0}, "k must be"),
+        ("a", {"k": True}, "k must be"),
+        ("a", {"filter": [0.5]}, "filter must be whole"),
+        ("a", {"filter": [-1]}, "not -1"),
+    ],
+)
+def test_what_cannot_be_searched(queries, options, message):
+    index = BM25()
+    index.add(["a b"])
+    with pytest.raises(InputError, match=message):
+        index.search(queries, **options)
+
+
+def test_explanations_add_up(large):
+    index, queries = large
+    scores, ids = index.search(queries[:20], 3)
+    for query, row, values in zip(queries, ids, scores, strict=False):
+        for id, score in zip(row.tolist(), values.tolist(), strict=True):
+            if id >= 0:
+                explained = index.explain([query], id)
+                assert explained.score == score
+                assert sum(t.score for t in explained.terms) == pytest.approx(score, rel=1e-5)
+                assert {t.term for t in explained.terms} <= set(query) and str(explained).count("\n")
+
+
+def test_any_number_of_threads(large, monkeypatch):
+    index, queries = large
+    monkeypatch.setenv("MINIBI_NUM_THREADS", "1")
+    one = index.search(queries, 10)
+    monkeypatch.setenv("MINIBI_NUM_THREADS", "3")
+    same(one, index.search(queries, 10))
+
+
+def test_a_search_sees_one_state_or_another():
+    """While one thread adds, replaces and removes, every answer of the others is that of some moment between two."""
+    index, done = BM25(), threading.Event()
+    index.add([["a"], ["a", "b"], ["b", "b", "c"]])
+
+    def answer():
+        scores, ids = index.search([["a", "b"], ["c"]], 50)
+        return scores.tobytes() + ids.tobytes()
+
+    seen: list[bytes] = []
+    states = {answer()}
+
+    def read():
+        while not done.is_set():
+            seen.append(answer())
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    try:
+        for step in range(60):
+            if step % 3 == 0:
+                index.add([["a", f"x{step}"], ["c", "b"]], [100 + step, 200 + step])
+            elif step % 3 == 1:
+                index.upsert([["b", "a", "a"], ["c"] * 9], [1, 300 + step])
+            else:
+                index.remove([100 + step - 2, 200 + step - 2])
+            states.add(answer())
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert seen and set(seen) <= states
