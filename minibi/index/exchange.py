@@ -142,7 +142,7 @@ def read_hnswlib(path: str | Path) -> HnswlibGraph:
     width = label_at - data_at
     if start or not 1 <= M <= most <= most0 < 2**16 or data_at != 4 * most0 + 4 or size != label_at + 8:
         raise damaged("its header contradicts itself")
-    if width < 4 or width % 4 or count > room or count * size > body.size:
+    if width < 4 or width % 4 or size >= 2**31 or count > room or count * size > body.size:
         raise damaged(f"it cannot hold {count} vectors of {width} bytes")
     table = body[: count * size].reshape(count, size)
     links, sizes = _lists(np.ascontiguousarray(table[:, :data_at]).view("<u4"), count, damaged)

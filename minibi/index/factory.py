@@ -55,7 +55,7 @@ def index_factory(name: str, dim: int, metric: str = "cosine", **settings: Any) 
     found = GRAMMAR.fullmatch(name) if isinstance(name, str) else None
     make = _maker(found) if found else None
     if found is None or make is None:
-        nearest = difflib.get_close_matches(str(name), FORMS, n=1, cutoff=0)[0]
+        nearest = max(FORMS, key=lambda form: (difflib.SequenceMatcher(None, str(name), form).ratio(), -len(form)))
         raise InputError(f"{name!r} does not name an index: the nearest form is {nearest!r}")
     kind, own = make
     if found["store"]:

@@ -313,7 +313,7 @@ def pair(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def apart(codes: NDArray[np.uint8], M: int) -> NDArray[np.uint8]:
     """The inverse of `pair`."""
-    return np.stack([codes & 15, codes >> 4], axis=2).reshape(len(codes), -1)[:, :M]
+    return np.stack([codes & 15, codes >> 4], axis=2).reshape(len(codes), 2 * codes.shape[1])[:, :M]
 
 
 def _products(x: Any, y: Any) -> NDArray[np.float64]:

@@ -240,12 +240,14 @@ def levels_plain(y: Floats, bits: int, steps: Floats) -> NDArray[np.uint8]:
 def to_planes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Codes [n, W] -> bytes [n, W bits / 8]: of each 64 coordinates the planes of bits, the highest first."""
     planes = [np.packbits(codes >> b & 1, axis=1, bitorder="little") for b in reversed(range(bits))]
-    return np.stack([p.reshape(len(codes), -1, 8) for p in planes], axis=2).reshape(len(codes), -1)
+    n, width = codes.shape
+    return np.stack([p.reshape(n, width // 64, 8) for p in planes], axis=2).reshape(n, width * bits // 8)
 
 
 def from_planes(planes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """The inverse of `to_planes`."""
-    words = np.ascontiguousarray(planes).reshape(len(planes), -1, bits, 8)
+    n, width = len(planes), planes.shape[1] * 8 // bits
+    words = np.ascontiguousarray(planes).reshape(n, width // 64, bits, 8)
     each = np.unpackbits(words, axis=3, bitorder="little")
     weights = (1 << np.arange(bits)[::-1]).astype(np.uint8)[:, None]
-    return (each * weights).sum(axis=2, dtype=np.uint8).reshape(len(planes), -1)
+    return (each * weights).sum(axis=2, dtype=np.uint8).reshape(n, width)

@@ -111,6 +111,8 @@ def probes(scores, nlist, nprobe, out_cells, out_scores):
         size, limit = 0, np.float32(np.inf)
         for c in range(nlist):
             d = -scores[q, c]
+            if np.isnan(d):  # infinity less infinity, of numbers near the limits
+                d = np.float32(np.inf)
             if d <= limit:
                 keys[size] = key_of(d, c)
                 size += 1
