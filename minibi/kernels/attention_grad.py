@@ -71,9 +71,9 @@ def _product(a, stride, rows, panels, length, width, out, padded):
         panel = _panel_width(length - n)
         b, c = panels + 4 * n * width, out + 4 * n
         if panel == LANES:
-            multiply_quarter(a, stride, b, width, c, 4 * padded, rows)
+            multiply_quarter(a, stride, b, width, c, 4 * padded, rows, b, 0)
         elif panel == VALUE_PANEL:
-            multiply_half(a, stride, b, width, c, 4 * padded, rows)
+            multiply_half(a, stride, b, width, c, 4 * padded, rows, b, 0)
         else:
             multiply_panel(a, stride, b, width, c, 4 * padded, rows, b, 0)
         n += panel
@@ -132,7 +132,7 @@ def attend_grad(dout, q, k, v, starts, scale, scratch, dq, dk, dv):
                         )
                     for block in range(0, width, VALUE_PANEL):
                         panel_at, out = key_rows + 4 * block * length, dq_at + dq.strides[0] * i + 4 * block
-                        weigh_values(di, 4 * padded, panel_at, length, out, dq.strides[0], rows)
+                        weigh_values(di, 4 * padded, panel_at, length, out, dq.strides[0], rows, panel_at, 0)
                 dv_at = dv.ctypes.data + dv.strides[0] * first + at
                 dk_at = dk.ctypes.data + dk.strides[0] * first + at
                 _add_outer(p, padded, count, length, d_at, dout.strides[0], width, panel, dv_at, dv.strides[0])

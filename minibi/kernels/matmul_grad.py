@@ -14,7 +14,6 @@ from . import simd
 from .attention import copy_block, transpose_block
 from .cache import kernel
 from .matmul import ADDRESS, PANEL, ROWS, VECTORS, tile
-
 from .simd import LANES, Loop, i64
 
 BLOCK = 2048  # tokens whose part of X stays in cache while all of dY's columns pass
