@@ -10,6 +10,7 @@ the lowest layer of a HNSWIndex for `graph_report`.
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import Any, Self
 
@@ -149,7 +150,7 @@ class FaissAdapter:
 
     def load(self, path: str | Path) -> Self:
         """A new adapter over a saved index."""
-        other = type(self)(self._faiss, self._inner, self.metric)
+        other = copy(self)
         other._index = self._faiss.read_index(str(path))
         return other
 

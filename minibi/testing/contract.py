@@ -19,17 +19,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from . import strategies
 from .contract_changes import Changes
-from .contract_parts import needs, random_rows, refused, same, stored
+from .contract_parts import needs, random_rows, refused, same, stored, tries
 from .oracle import Oracle
 from .reports import table
 from .strategies import BROKEN_IDS, BROKEN_K, BROKEN_VECTORS, HUGE
-
-TRIES = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 class IndexContract(Changes):
@@ -47,7 +45,7 @@ class IndexContract(Changes):
     def test_finds_the_k_best(self, metric: str) -> None:
         """The answer is that of the oracle for vectors of every kind, any k, and queries that are stored or not."""
 
-        @TRIES
+        @tries(self)
         @given(x=strategies.vector_sets((1, 50), (1, 7)), k=st.integers(1, 60), data=st.data())
         def check(x: Any, k: int, data: Any) -> None:
             ids = data.draw(strategies.ids(len(x), any_id=self.has("any_id")))
@@ -204,7 +202,7 @@ class IndexContract(Changes):
         for name, bad in BROKEN_VECTORS.items():
             for call, rest in ((index.add, [range(100, 100 + len(bad) if hasattr(bad, "__len__") else 101)]),
                                (lambda q: self.search(index, q, 2), [])):  # fmt: skip
-                refused(name, call, bad, *map(list, rest))
+                refused(self, name, call, bad, *map(list, rest))
         assert len(index) == 4
         self.verify(truth, index, x, 4)
 
@@ -212,10 +210,11 @@ class IndexContract(Changes):
     def test_numbers_float32_cannot_hold_are_refused(self, metric: str) -> None:
         """Wherever they stand: the other rows of the call are not added either."""
 
+        @tries(self)
         @given(bad=strategies.not_finite(3))
         def check(bad: Any) -> None:
             index, _ = stored(self, random_rows(2, 3), range(2), metric)
-            refused("not finite", index.add, bad, list(range(10, 10 + len(bad))))
+            refused(self, "not finite", index.add, bad, list(range(10, 10 + len(bad))))
             assert len(index) == 2
 
         check()
@@ -225,7 +224,7 @@ class IndexContract(Changes):
         """Too few, too many, fractions, -1, beyond int64, given twice, or already there."""
         index, truth = stored(self, random_rows(1, 3), [100], metric)
         for name, bad in [*BROKEN_IDS.items(), ("already there", [5, 100])]:
-            refused(name, index.add, random_rows(2, 3), bad)
+            refused(self, name, index.add, random_rows(2, 3), bad)
             assert len(index) == 1, f"{name}: something was added all the same"
         self.verify(truth, index, random_rows(2, 3), 3)
 
@@ -234,7 +233,7 @@ class IndexContract(Changes):
         """k is a whole number of at least 1."""
         index, _ = stored(self, random_rows(2, 3), [1, 2], metric)
         for bad in BROKEN_K:
-            refused(f"k={bad!r}", lambda k: self.search(index, np.ones((1, 3), np.float32), k), bad)
+            refused(self, f"k={bad!r}", lambda k: self.search(index, np.ones((1, 3), np.float32), k), bad)
 
 
 def needed(test: Callable[..., Any]) -> frozenset[str]:
@@ -274,6 +273,7 @@ class Audit:
 
 def audit(contract: IndexContract) -> Audit:
     """Runs every test of a contract for every metric, whatever fails, and says what was kept."""
+    contract.shrink = False
     return Audit(list(_verdicts(contract)))
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from . import strategies
-from .contract_parts import needs, random_rows, refused, same, stored
+from .contract_parts import needs, random_rows, refused, same, stored, tries
 from .files import check_crashes, check_flips
 from .machine import replay
 from .readers import check_readers
@@ -24,7 +24,7 @@ class Changes(Subject):
     def test_any_sequence_of_calls(self, metric: str) -> None:
         """Whatever is called in whatever order: counts, answers and refusals are those of the oracle."""
 
-        @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+        @tries(self)
         @given(strategies.operations(2, capabilities=self.capabilities - {"save"}))
         def check(calls: list[strategies.Operation]) -> None:
             replay(self, 2, metric, calls)
@@ -89,7 +89,7 @@ class Changes(Subject):
         x = random_rows(5, 3)
         index, truth = stored(self, x, range(5), metric)
         for bad in ([9], [1, 9], ["a"], [0.5]):
-            refused(f"remove {bad}", index.remove, bad)
+            refused(self, f"remove {bad}", index.remove, bad)
         assert len(index) == 5
         self.verify(truth, index, x, 5)
 

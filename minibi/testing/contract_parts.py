@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numpy as np
+from hypothesis import HealthCheck, Phase, settings
 from numpy.typing import ArrayLike
 
 from ..shapes import Floats
@@ -24,6 +25,13 @@ def needs(*names: str) -> Callable[[F], F]:
         return test
 
     return mark
+
+
+def tries(subject: Subject) -> settings:
+    """How hypothesis tries: as the user's profile says, which may be slow, and shrinking if asked for."""
+    slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    phases = tuple(p for p in Phase if subject.shrink or p not in (Phase.shrink, Phase.explain))
+    return settings(suppress_health_check=slow, phases=phases)
 
 
 def random_rows(n: int, dim: int, seed: int = 0) -> Floats:
@@ -46,12 +54,12 @@ def same(a: tuple[Any, Any], b: tuple[Any, Any], words: str = "") -> None:
     np.testing.assert_array_equal(a[0], b[0], words)
 
 
-def refused(name: str, call: Callable[..., Any], *arguments: Any) -> None:
-    """The call raises ValueError."""
+def refused(subject: Subject, name: str, call: Callable[..., Any], *arguments: Any) -> None:
+    """The call raises one of the errors that the subject raises for bad input."""
     try:
         call(*arguments)
-    except ValueError:
+    except subject.errors:
         return
     except Exception as e:
-        raise AssertionError(f"{name}: {type(e).__name__} instead of ValueError: {e}") from e
+        raise AssertionError(f"{name}: {type(e).__name__} is not how bad input is refused: {e}") from e
     raise AssertionError(f"{name}: was not refused")

@@ -135,7 +135,7 @@ class Oracle:
         scores = np.full((len(exact), k), np.inf if self.metric == "l2" else -np.inf, np.float32)
         found = np.full((len(exact), k), -1, np.int64)
         for q, row in enumerate(exact):
-            order = best_first(row, ids, self.metric)[:k]
+            order = best_first(row.astype(np.float32), ids, self.metric)[:k]  # ties are those of what is returned
             scores[q, : len(order)], found[q, : len(order)] = row[order], ids[order]
         return scores + 0.0, found
 

@@ -47,6 +47,8 @@ class Subject:
     metrics: tuple[str, ...] = ("cosine", "ip", "l2")
     recall: float = 1.0  # the least mean recall of a batch of queries; 1.0 is exact search
     tolerance: float = 1e-5  # of scores, relative to the lengths of the two vectors
+    errors: tuple[type[Exception], ...] = (ValueError,)  # what bad input raises
+    shrink: bool = True  # whether hypothesis looks for the smallest failure
     options: Mapping[str, Any] = MappingProxyType({})  # handed to every search, such as {"ef": 500}
 
     def make(self, dim: int, metric: str) -> Any:
@@ -55,7 +57,7 @@ class Subject:
 
     def load(self, index: Any, path: Path) -> Any:
         """What `index` wrote to `path` with save, read again."""
-        return type(index).load(path)
+        return index.load(path)
 
     def has(self, *names: str) -> bool:
         """Whether the index offers all of these."""

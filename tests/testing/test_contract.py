@@ -21,6 +21,7 @@ class TestFlat(IndexContract):
 
 
 class TestHNSW(IndexContract):
+    shrink = False
     options = MappingProxyType({"ef": 500})
 
     def make(self, dim, metric):
