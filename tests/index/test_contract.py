@@ -312,6 +312,12 @@ def test_any_int64_but_minus_one(make):
     assert sorted(index.search(x[0], 7, ef=7)[1][0].tolist()) == sorted(ids)
 
 
+def test_a_range_holds_negative_ids_too(make):
+    index = make(2)
+    index.add([[1, 0], [1, 0], [1, 0]], [-5, 3, -(2**63)])
+    assert index.range_search([1, 0], 0.0 if index.metric == "l2" else 1.0)[2].tolist() == [-(2**63), -5, 3]
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64])
 def test_ids_of_any_integer_type(make, dtype):
     index = make(2)
