@@ -290,9 +290,7 @@ def _verdicts(contract: IndexContract) -> Iterator[Verdict]:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     test(metric)
-            except KeyboardInterrupt:
-                raise
-            except BaseException as e:
+            except Exception as e:
                 words = (str(e).strip().splitlines() or [""])[0][:90]
                 yield Verdict(promise, metric, "broken", f"{type(e).__name__}: {words}".replace("|", "/"))
             else:
