@@ -187,7 +187,7 @@ class Index:
                 s, ids = self.search(
                     one[: self.dim], k, ef=None if ef is None else max(ef, k), nprobe=nprobe, filter=filter
                 )
-                good = (ids[0] >= 0) & (s[0] <= score if self.metric == "l2" else s[0] >= score)
+                good = (ids[0] != -1) & (s[0] <= score if self.metric == "l2" else s[0] >= score)
                 enough, k = not good.all() or k >= len(self), min(4 * k, len(self) or 1)
             parts.append((s[0][good], ids[0][good]))
         starts = np.cumsum([0, *(len(p[1]) for p in parts)], dtype=np.int64)

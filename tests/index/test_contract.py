@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from minibi import FlatIndex, HNSWIndex
 from minibi.environment import plain_kernels
 from minibi.errors import FormatError, InputError
-
-HUGE = 2**63 - 1
+from minibi.testing.strategies import BROKEN_IDS, BROKEN_VECTORS, HUGE
 
 
 def oracle(vectors, ids, queries, k, metric):
@@ -48,14 +47,6 @@ def test_equals_an_oracle(make, metric, n, dim, k):
         np.testing.assert_array_equal(found, wanted_ids)
 
 
-def test_scores_are_best_first(make, metric):
-    index = make(6)
-    index.add(random(80, 6))
-    scores, _ = index.search(random(20, 6, 1), 15)
-    steps = np.diff(scores, axis=1)
-    assert (steps >= 0).all() if metric == "l2" else (steps <= 0).all()
-
-
 def test_more_asked_than_stored(make, metric):
     index = make(4)
     index.add(random(3, 4))
@@ -72,23 +63,6 @@ def test_empty_index(make):
     index.add(np.zeros((0, 4)))
     index.add([], [])
     assert len(index) == 0 and index.check() == []
-
-
-@pytest.mark.parametrize("queries", [[], np.zeros((0, 4), np.float32)])
-def test_no_queries(make, queries):
-    index = make(4)
-    index.add(random(3, 4))
-    scores, ids = index.search(queries, 5)
-    assert scores.shape == ids.shape == (0, 5) and ids.dtype == np.int64
-
-
-def test_one_query_as_a_vector(make):
-    index = make(4)
-    index.add(random(30, 4))
-    q = random(1, 4, 1)
-    for a, b in zip(index.search(q[0], 5), index.search(q, 5), strict=True):
-        assert a.shape == (1, 5)
-        np.testing.assert_array_equal(a, b)
 
 
 def test_input_of_any_numeric_kind(make):
@@ -189,64 +163,26 @@ def test_huge_and_tiny_values(make, metric):
 
 # --- refusals --------------------------------------------------------------------------------------------------------
 
-BAD_VECTORS = {
-    "nan": [[1, 2, 3], [1, np.nan, 3]],
-    "inf": [[1, 2, np.inf]],
-    "beyond float32": [[1, 2, 1e39]],
-    "ragged": [[1, 2, 3], [1, 2]],
-    "wrong dim": [[1, 2]],
-    "wrong dim, none": np.zeros((0, 2)),
-    "one number": 3.0,
-    "three axes": np.zeros((1, 1, 3)),
-    "strings": [["1", "2", "3"]],
-    "a string": "abc",
-    "objects": np.array([[1, 2, None]], object),
-    "complex": np.array([[1, 2, 3j]]),
-    "dates": np.array([["2020", "2021", "2022"]], "M8[Y]"),
-    "nothing": None,
-    "a dict": {"a": 1},
-    "whole numbers too large": [[10**40, 1, 1]],
-}
 
-
-@pytest.mark.parametrize("name", BAD_VECTORS)
+@pytest.mark.parametrize("name", BROKEN_VECTORS)
 def test_bad_vectors_are_refused_and_nothing_is_added(make, name):
     index = make(3)
     index.add(random(4, 3))
     before = [a.tobytes() for a in index.search(np.ones(3), 4, ef=4)]
     for call in (index.add, index.search):
         with pytest.raises(InputError) as e:
-            call(BAD_VECTORS[name])
+            call(BROKEN_VECTORS[name])
         assert "\n" not in str(e.value)
     assert len(index) == 4 and index.check() == []
     assert [a.tobytes() for a in index.search(np.ones(3), 4, ef=4)] == before
 
 
-BAD_IDS = {
-    "too few": [1],
-    "too many": [1, 2, 3],
-    "none": [],
-    "fractions": [1.0, 2.0],
-    "strings": ["a", "b"],
-    "objects": [None, 1],
-    "booleans": [True, False],
-    "minus one": [5, -1],
-    "beyond int64": [1, 2**63],
-    "far beyond": [1, 2**70],
-    "negative beyond": [1, -(2**63) - 1],
-    "two axes": [[1], [2]],
-    "ragged": [[1], [2, 3]],
-    "a number": 7,
-    "uint64": np.array([1, 2**64 - 1], np.uint64),
-}
-
-
-@pytest.mark.parametrize("name", BAD_IDS)
+@pytest.mark.parametrize("name", BROKEN_IDS)
 def test_bad_ids_are_refused_and_nothing_is_added(make, name):
     index = make(3)
     index.add(random(1, 3), [100])
     with pytest.raises(InputError) as e:
-        index.add(random(2, 3), BAD_IDS[name])
+        index.add(random(2, 3), BROKEN_IDS[name])
     assert "\n" not in str(e.value)
     assert len(index) == 1 and index.ids.tolist() == [100] and index.check() == []
 
@@ -310,6 +246,12 @@ def test_any_int64_but_minus_one(make):
     if index.metric != "ip":
         assert found[:, 0].tolist() == ids
     assert sorted(index.search(x[0], 7, ef=7)[1][0].tolist()) == sorted(ids)
+
+
+def test_a_range_holds_negative_ids_too(make):
+    index = make(2)
+    index.add([[1, 0], [1, 0], [1, 0]], [-5, 3, -(2**63)])
+    assert index.range_search([1, 0], 0.0 if index.metric == "l2" else 1.0)[2].tolist() == [-(2**63), -5, 3]
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64])
