@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 
@@ -38,28 +39,88 @@ def warm(report: Callable[[str], object]) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not folder.is_dir() or not (os.access(folder, os.W_OK) or any(folder.iterdir())):
         raise InputError(f"{cache_folder()} cannot hold compiled kernels: set MINIBI_CACHE to a folder of your own")
-    from ..index.flat import FlatIndex
-    from ..index.hnsw import HNSWIndex
-    from ..index.kmeans import kmeans
-    from ..index.multi_vector import MultiVectorIndex
-    from ..index.token_codes import STORAGES
+    texts = ["warm up", "a longer text " * 20]
+    for name, run in STEPS.items():
+        run(texts, lambda what, name=name: report(f"{name}{what}"))
+
+
+def _encoder(texts: list[str], report: Callable[[str], object]) -> None:
     from ..models.bi_encoder import BiEncoder
 
-    texts = ["warm up", "a longer text " * 20]
     for compute in ("float32", "int8"):
-        report(f"encoder, {compute}")
+        report(f", {compute}")
         model = BiEncoder(compute=compute)
         model.encode(texts)
         model.study(texts[0])  # verb by verb, which layers behind the encoder and cross-encoders need too
+
+
+def _indexes(texts: list[str], report: Callable[[str], object]) -> None:
+    from ..index.factory import index_factory
+    from ..index.kmeans import kmeans
+
     vectors = np.eye(64, 32, dtype=np.float32)
-    for index in (FlatIndex(32), HNSWIndex(32, M=4)):
-        report(type(index).__name__)
+    for name, settings in INDEXES.items():
+        report(f", {name}")
+        index = index_factory(name, 32, **settings)
         index.add(vectors)
         index.search(vectors, 3)
+        if "RaBitQ" in name:
+            index.estimates(vectors[:1])
+        index.remove(range(40))
+        index.compact()
+    kmeans(vectors, 2, start="k-means++")
+
+
+def _tokens(texts: list[str], report: Callable[[str], object]) -> None:
+    from ..index.multi_vector import MultiVectorIndex
+    from ..index.token_codes import STORAGES
+
+    vectors = np.eye(64, 32, dtype=np.float32)
     for storage in STORAGES:
-        report(f"MultiVectorIndex, {storage}")
+        report(f", {storage}")
         documents = MultiVectorIndex(32, storage=storage)
         documents.add(vectors.reshape(4, 16, 32))
         documents.search(vectors, 1, nprobe=1, depth=1)
         documents.reconstruct([0])
-    kmeans(vectors, 2, start="k-means++")
+
+
+def _words(texts: list[str], report: Callable[[str], object]) -> None:
+    from ..lexical.bm25 import BM25
+
+    report("")
+    words = BM25()
+    words.add(texts * 3000)
+    words.search(texts, 2)
+    words.remove(range(1, 6000))  # enough to be packed anew
+
+
+def _training(texts: list[str], report: Callable[[str], object]) -> None:
+    from ..models.bi_encoder import BiEncoder
+    from ..train.model import Trainable
+    from ..train.optimizer import AdamW, clip
+
+    report("")
+    model = Trainable(BiEncoder())
+    run = model.forward(model.batch([texts[1]] * 16))
+    gradients = run.backward(np.ones_like(run.output))
+    clip(gradients, 1.0)
+    AdamW(model.parameters).step(gradients)
+
+
+STEPS: dict[str, Callable[[list[str], Callable[[str], object]], None]] = {
+    "encoder": _encoder,
+    "index": _indexes,
+    "token vectors": _tokens,
+    "BM25": _words,
+    "training": _training,
+}
+INDEXES: dict[str, dict[str, Any]] = {
+    "Flat": {},
+    "HNSW4": {},
+    "IVF4": {"train_size": 32},
+    "IVF4,Flat": {"train_size": 32},
+    "IVF4,PQ8x4fs": {"train_size": 32},
+    "IVF4,PQ8": {"train_size": 32},
+    "IVF4,RaBitQ": {"train_size": 32},
+    "Binary": {"train_size": 32},
+}
