@@ -1,4 +1,4 @@
-"""The command line: `minibi demo`, `index`, `search`, `eval`, `warmup`, `quantize`.
+"""The command line: `minibi demo`, `index`, `search`, `eval`, `check`, `warmup`, `quantize`.
 
 Bad input ends in one line on standard error and exit code 1; a wrong call in usage help and exit code 2.
 """
@@ -173,6 +173,35 @@ def search(collection: Path, question: tuple[str, ...], k: int, as_json: bool) -
 
 
 main.add_command(evaluate)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--repair", is_flag=True, help="Rebuild from the vectors; FILE.damaged is what it was.")
+def check(file: Path, repair: bool) -> None:
+    """Check the file of an index: every checksum, length, id and link.
+
+    Exit code 0 if all is well, 1 if not (with --repair: if it could not be rebuilt).
+    """
+    from ..errors import FormatError
+    from ..index.inspect import load_index
+    from ..index.inspect import repair as rebuild
+
+    try:
+        index = load_index(file)
+    except FormatError as e:
+        if not repair:
+            raise FormatError(f"{e}; `minibi check {shlex.quote(str(file))} --repair` may rebuild it") from None
+        click.echo(str(e), err=True)
+        built = rebuild(file)
+        kept = file.with_name(file.name + ".damaged")
+        if kept.exists():
+            raise FormatError(f"{kept} exists: move it away first, so that nothing is overwritten") from None
+        kept.hardlink_to(file)
+        built.save(file)
+        click.echo(f"{file}: rebuilt, {built!r}; the damaged file is {kept}")
+        return
+    click.echo(f"{file}: sound, {index!r}")
 
 
 @main.command()

@@ -95,6 +95,29 @@ def read_snapshot(path: str | Path, kind: str, *, verify: bool = True) -> tuple[
     return arrays, fields
 
 
+def snapshot_kind(path: str | Path) -> str:
+    """What kind of thing a snapshot says it holds. Raises FormatError."""
+    try:
+        metadata = read_header(Path(path))[1] or {}
+    except OSError as e:
+        raise FormatError(f"{path} cannot be read: {e.strerror}") from None
+    except ModelError:
+        raise FormatError(f"{path} is damaged, or was never a file of minibi") from None
+    if metadata.get("format") != "minibi" or not isinstance(metadata.get("kind"), str):
+        raise FormatError(f"{path} is not a file of minibi")
+    return metadata["kind"]
+
+
+def salvage(path: str | Path, kind: str) -> tuple[dict[str, NDArray], dict[str, Any]]:
+    """(arrays, fields) of a damaged snapshot: only the arrays whose checksums are right.
+
+    Raises FormatError if the header itself, which says where they are, cannot be trusted.
+    """
+    arrays, fields = read_snapshot(path, kind, verify=False)
+    sums = json.loads((read_header(Path(path))[1] or {})["crc32"])
+    return {name: a for name, a in arrays.items() if zlib.crc32(_bytes(a)) == sums[name]}, fields
+
+
 def _header_sum(header: Mapping[str, Any]) -> str:
     return str(zlib.crc32(json.dumps(header, sort_keys=True).encode()))
 
