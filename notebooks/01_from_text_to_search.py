@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
-from lesson import frame, heat, ink, pca, show_source, style, table, write_beside
+from lesson import draw_table, frame, heat, ink, pca, show_source, style, write_beside
 
 from minibi import BiEncoder, FlatIndex
 
@@ -59,7 +59,7 @@ index.add(vectors)
 scores, ids = index.search(model.encode_query(question), k=5)
 
 best = zip(scores[0], ids[0], strict=True)
-table(["score", "passage", "begins"], [(s, f"`{names[i]}`", docs[i].text.split("\n")[0]) for s, i in best])
+draw_table(["score", "passage", "begins"], [(s, f"`{names[i]}`", docs[i].text.split("\n")[0]) for s, i in best])
 
 answer = names.index("subprocess.run")
 assert ids[0, 0] == answer
@@ -133,7 +133,7 @@ for word in ("capture", "strptime", "subprocess"):
 # %%
 ids_fast = model.tokenizer.encode([question])[0]
 ids_plain = wordpiece.encode(question, vocabulary)
-table(["token", *model.tokenizer.tokens(ids_fast)], [("id", *ids_fast)])
+draw_table(["token", *model.tokenizer.tokens(ids_fast)], [("id", *ids_fast)])
 
 assert list(ids_fast) == ids_plain
 for passage, ids in zip(passages, model.tokenizer.bare(passages), strict=True):
@@ -153,7 +153,7 @@ from minibi.text.batches import Batch, pack
 show_source(Batch.positions, pack)
 
 batch = pack(model.tokenizer.encode(["start another program", "parse a date", "sleep"]))
-table(
+draw_table(
     ["token", *model.tokenizer.tokens(batch.ids)],
     [("`ids`", *batch.ids), ("`types`", *batch.types), ("`positions()`", *batch.positions())],
 )
@@ -232,7 +232,7 @@ show_source(plain.embed, plain.layer_norm)
 config = model.config
 stored = bert.canonical(read_weights(model.modules.transformer))
 params = bert.read_params(stored, config, plain)  # the model's weights, laid out for `plain`
-table(list(vars(config)), [list(map(str, vars(config).values()))])
+draw_table(list(vars(config)), [list(map(str, vars(config).values()))])
 
 # %% [markdown]
 # `model.study` runs one text and keeps everything that happens in between. We compute the embedding ourselves and
@@ -263,7 +263,7 @@ for word in ("program", "start", "capture", "thread"):
     likeness = unit_words @ unit_words[vocabulary[word]]
     nearest = np.argsort(-likeness)[1:7]
     rows.append((word, ", ".join(f"{spelled[i]} {likeness[i]:.2f}" for i in nearest)))
-table(["word", "nearest in the table (cosine)"], rows)
+draw_table(["word", "nearest in the table (cosine)"], rows)
 assert "begin" in rows[1][1] and "yarn" in rows[3][1]
 
 # %% [markdown]
@@ -442,7 +442,7 @@ rows = [
     (depth, *(mean_cosine(studies[a].states[depth], studies[b].states[depth]) for a, b in ((0, 0), (0, 1), (0, 2))))
     for depth in range(config.layers + 1)
 ]
-table(["layers", "within the question", "with its paraphrase", "with another question"], rows)
+draw_table(["layers", "within the question", "with its paraphrase", "with another question"], rows)
 first, last = rows[0], rows[-1]
 assert last[2] - last[3] > 0.2 > first[2] - first[3]
 assert first[3] < rows[-2][3] > 0.2 and last[3] < 0.1
@@ -569,16 +569,16 @@ print(f"cosine of the question and subprocess.run: {similarity[answer]:.3f}")
 # gives the same answer.
 
 # %%
-from minibi.index import flat
+from minibi.index import codes, flat
 
-show_source(flat.distances_plain, flat.scan_plain)
+show_source(codes.Floating.distances_plain, flat.scan_plain)
 
 scores, ids = index.search(x, k=10)
 assert ids[0].tolist() == np.argsort(-similarity, kind="stable")[:10].tolist()
 assert np.allclose(scores[0], similarity[ids[0]], atol=1e-6)
 
 rows = [(s, f"`{names[i]}`", docs[i].text.split("\n")[0]) for s, i in zip(scores[0], ids[0], strict=True)]
-table(["rank", "score", "passage", "begins"], [(r, *row) for r, row in enumerate(rows, start=1)])
+draw_table(["rank", "score", "passage", "begins"], [(r, *row) for r, row in enumerate(rows, start=1)])
 
 # %%
 fig, ax = plt.subplots(figsize=(8.5, 3.4))
@@ -663,7 +663,7 @@ for i, (text, name) in enumerate(questions.items()):
     place = f"{better + 1}" + (f", tied with {tied - 1}" if tied > 1 else "")
     place = place if by_words[i, right] else "shares no word"
     rows.append((text, f"`{name}`", f"{1 + (by_meaning[i] > by_meaning[i, right]).sum()}", place))
-table(["question", "right answer", "rank by meaning", "rank by words"], rows)
+draw_table(["question", "right answer", "rank by meaning", "rank by words"], rows)
 
 qrels = {text: {name: 1} for text, name in questions.items()}
 everyone = np.tile(np.arange(len(names)), (len(questions), 1))
@@ -741,7 +741,7 @@ for text, opposite, same in pairs:
     t, o, s = model.encode([text, opposite, same])
     rows.append((text, opposite, t @ o, same, t @ s))
     assert t @ o > t @ s  # the opposite is nearer than the paraphrase!
-table(["text", "its opposite", "cosine", "the same in other words", "cosine"], rows)
+draw_table(["text", "its opposite", "cosine", "the same in other words", "cosine"], rows)
 
 # %% [markdown]
 # Every time, the opposite is *nearer* than a paraphrase. *Not* is one small word, and so is the order of words; most

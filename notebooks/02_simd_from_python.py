@@ -25,7 +25,7 @@ from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import numpy as np
-from lesson import ink, show_source, style, table, write_beside
+from lesson import draw_table, ink, show_source, style, write_beside
 from llvmlite import ir
 from matplotlib.patheffects import withStroke
 from numba import njit, types
@@ -661,7 +661,7 @@ for name, sums, shared, size in explained:
     waits, bytes_ = by_count[sums], shared / 2 * bandwidth(size)
     rows.append((name, sums, f"{waits:.0f}", in_bytes(size), f"{bytes_:.0f}", f"{min(waits, bytes_):.0f}"))
     rows[-1] += (f"**{final[name]:.0f}**",)
-table(["", "sums", "GFLOP/s they allow", "b is read from", "GFLOP/s that allows", "the smaller", "measured"], rows)
+draw_table(["", "sums", "GFLOP/s they allow", "b is read from", "GFLOP/s that allows", "the smaller", "measured"], rows)
 
 points = [(name, shared / 2, final[name], size) for name, _, shared, size in explained]
 roofline(points, "The same steps under the roof, by operations per byte of b", {"peak": peak})
@@ -798,7 +798,7 @@ for x in np.array([2.75, 0.3, -1.4], np.float32):
     moved = np.int32(power.view(np.int32) + (n << 23)).view(np.float32)
     rows.append((f"{x:.2f}", f"{shifted:.0f}", f"…{int(shifted.view(np.int32)) & 0xFFFF:016b}", n, r, power, moved))
     assert np.isclose(moved, 2.0 ** float(x), rtol=2e-7, atol=0)
-table(["x", "x + magic", "its lowest bits", "n", "r", "2^r", "exponent + n"], rows)
+draw_table(["x", "x + magic", "its lowest bits", "n", "r", "2^r", "exponent + n"], rows)
 
 
 # %% [markdown]
@@ -1093,7 +1093,7 @@ rows = [
     (name, f"{speed:.0f}", f"{speed / peaks[name.partition(':')[0]]:.0%}", f"{speed / slowest:.2f}")
     for name, speed in measured.items()
 ]
-table(["", "billions of operations per second", "share of its own peak", "times the float32 peak"], rows)
+draw_table(["", "billions of operations per second", "share of its own peak", "times the float32 peak"], rows)
 print("This processor has the instruction:", target.has_byte_dot())
 print(f"The product from bytes is off by {off:.2%} of its size.")
 assert off < 0.02
@@ -1248,7 +1248,7 @@ for name in runners:
     milliseconds = [reading_alone, computing_alone, *(taken[name, count] * 1000 for count in (1, 6, 9))]
     rows.append((name, in_bytes(size[name]), *(f"{t:.2f}" for t in milliseconds)))
 what = ["ms to read them", "ms to compute for 9 tokens, at the peak", "measured, 1 token", "6 tokens", "9 tokens"]
-table(["weights as", "size", *what], rows)
+draw_table(["weights as", "size", *what], rows)
 
 fig, ax = plt.subplots(figsize=(8.5, 4))
 for name, colour, marker in (("float32", ink.blue, "o"), ("float16", ink.green, "D"), ("bytes", ink.red, "^")):

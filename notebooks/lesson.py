@@ -50,7 +50,7 @@ def show_source(*things: Callable[..., Any]) -> None:
         display(Markdown(f"```python\n# {place}\n{textwrap.dedent(inspect.getsource(thing)).rstrip()}\n```"))
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def draw_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table: numbers right, floats to three places, all else as it prints."""
 
     def cell(value: object) -> str:

@@ -125,7 +125,7 @@ class HNSWIndex(Index):
             return
         engine, live = self._engine(view), arrays["live"]
         ef, m = self.ef_construction, self.M
-        each(lambda a, b: engine.find_neighbours(entry, root, first, a, b, m, ef, live), first, last)
+        in_pieces(lambda a, b: engine.find_neighbours(entry, root, first, a, b, m, ef, live), first, last)
         try:
             arrays["children"][first:last] = 0
             engine.adopt(first, last, m)
@@ -157,7 +157,7 @@ class HNSWIndex(Index):
             return
         target = target[starts[:-1]]
         slots = target if layer == 0 else arrays["offsets"][target].astype(np.int64) + layer - 1
-        each(lambda a, b: engine.link_back(layer, slots, target, source, starts, a, b), 0, len(target))
+        in_pieces(lambda a, b: engine.link_back(layer, slots, target, source, starts, a, b), 0, len(target))
 
     def _take_back(self, count: int) -> None:
         """Forgets links to rows that an interrupted batch did not finish."""
@@ -216,7 +216,7 @@ class HNSWIndex(Index):
         if not self._stale:
             return
         surgery = Surgery(view, self._engine, self._host_query, self.M)
-        surgery.bypass(np.array(self._stale), each)
+        surgery.bypass(np.array(self._stale), in_pieces)
         self._view = replace(view, arrays=surgery.arrays, facts={**view.facts, **surgery.ends()})
         self._stale = []
 
@@ -279,7 +279,7 @@ class HNSWIndex(Index):
         return index
 
 
-def each(work: Callable[..., Any], first: int, last: int, *rest: Any) -> None:
+def in_pieces(work: Callable[..., Any], first: int, last: int, *rest: Any) -> None:
     """work(a, b, *rest) over first .. last-1 in pieces, on all threads."""
     pieces = [(a, min(a + ROWS_PER_JOB, last)) for a in range(first, last, ROWS_PER_JOB)]
     if len(pieces) == 1:

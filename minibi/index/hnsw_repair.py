@@ -33,7 +33,7 @@ class Surgery:
         """The entry point and the root; -1 where no row is left."""
         return self._facts
 
-    def bypass(self, stale: Ints, each: Callable[..., None]) -> None:
+    def bypass(self, stale: Ints, in_pieces: Callable[..., None]) -> None:
         """Links around removed rows."""
         view, old, new = self.view, self.view.arrays, self.arrays
         count, live = view.count, view["live"]
@@ -46,7 +46,7 @@ class Surgery:
             links = table[slots]
             owners = rows[(dead[links] & (links >= 0)).any(axis=1)].astype(np.int32)
             fresh = new["links"] if layer == 0 else new["upper"]
-            each(lambda a, b, *z: engine.bypass(*z, a, b), 0, len(owners), layer, owners, old["live"], fresh)
+            in_pieces(lambda a, b, *z: engine.bypass(*z, a, b), 0, len(owners), layer, owners, old["live"], fresh)
             gone = stale[view["levels"][stale] >= layer]
             fresh[self._layer(old, layer, gone)[1]] = -1
         self._choose_ends(live)
