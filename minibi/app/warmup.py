@@ -118,6 +118,7 @@ INDEXES: dict[str, dict[str, Any]] = {
     "Flat": {},
     "HNSW4": {},
     "IVF4": {"train_size": 32},
+    "IVF4,SQ8": {"train_size": 32},
     "IVF4,Flat": {"train_size": 32},
     "IVF4,PQ8x4fs": {"train_size": 32},
     "IVF4,PQ8": {"train_size": 32},

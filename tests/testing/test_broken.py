@@ -353,7 +353,7 @@ def test_readers_pass_where_all_is_well():
 @pytest.mark.parametrize("kind", [Late, Torn], ids=lambda kind: kind.__name__)
 def test_readers_are_caught(kind):
     with pytest.raises(AssertionError, match="search beside calls"):
-        for seed in range(5):
+        for seed in range(30):  # of which the first mostly does
             readers(kind, seed=seed)
 
 
