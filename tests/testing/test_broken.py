@@ -326,6 +326,7 @@ class Late(Locked):
     def search(self, queries, k=10, **options):
         twin = Oracle(self.dim, self.metric)
         twin.vectors = self.before or self.vectors
+        time.sleep(0.001)  # or readers had their fill before the first change
         return twin.search(queries, k, **options)
 
 
@@ -353,7 +354,7 @@ def test_readers_pass_where_all_is_well():
 @pytest.mark.parametrize("kind", [Late, Torn], ids=lambda kind: kind.__name__)
 def test_readers_are_caught(kind):
     with pytest.raises(AssertionError, match="search beside calls"):
-        for seed in range(30):  # of which the first mostly does
+        for seed in range(5):
             readers(kind, seed=seed)
 
 
