@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -146,6 +146,7 @@ class BiEncoder:
         truncation: Truncation = "warn",
         token_budget: int = TOKEN_BUDGET,
         threads: int | None = None,
+        progress: Callable[[int], object] | None = None,
     ) -> Any:
         """Vectors float32 [N, dim] of N texts; of a single string, [dim].
 
@@ -153,7 +154,8 @@ class BiEncoder:
         warning ("warn") or silently ("silent"), refused ("raise"), or read in pieces whose vectors are averaged
         ("chunk"). batch_size, token_budget: at most so many texts and tokens per batch; they affect speed and
         memory alone. output_value="token_embeddings": the last layer's states instead, a list of [T, C].
-        precision, ranges: codes instead of floats, see `minibi.models.precision`.
+        precision, ranges: codes instead of floats, see `minibi.models.precision`. progress: told the number of tokens
+        read, batch by batch.
         Raises InputError for anything that is not text.
         """
         single = isinstance(texts, str)
@@ -185,6 +187,7 @@ class BiEncoder:
             token_budget=token_budget,
             threads=self.threads if threads is None else threads,
             show_progress_bar=show_progress_bar,
+            progress=progress,
         )
         if want_states:
             bounds = np.cumsum([0, *counts])

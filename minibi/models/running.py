@@ -70,8 +70,12 @@ def run_batches(
     token_budget: int = TOKEN_BUDGET,
     threads: int | None = None,
     show_progress_bar: bool = False,
+    progress: Callable[[int], object] | None = None,
 ) -> list[Any]:
-    """`work` on packed batches of similar lengths; its results, one per token list, in the order of `ids`."""
+    """`work` on packed batches of similar lengths; its results, one per token list, in the order of `ids`.
+
+    progress: told the tokens of each batch when it is done.
+    """
     for name, value in (("batch_size", batch_size), ("token_budget", token_budget)):
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
@@ -81,6 +85,8 @@ def run_batches(
 
     if len(ids) == 1:  # a single query goes straight through
         results[0] = work(pack(ids, types))[0]
+        if progress:
+            progress(lengths[0])
         return results
 
     def jobs() -> Iterator[tuple[NDArray[np.int64], Batch]]:
@@ -95,6 +101,8 @@ def run_batches(
             for row, result in zip(rows.tolist(), out, strict=True):
                 results[row] = result
             bar.update(len(batch.ids))
+            if progress:
+                progress(len(batch.ids))
     return results
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -48,7 +49,8 @@ def encode_to_file(
 ) -> int:
     """Writes the vectors of `texts` to a .npy file, [N, dim]; returns N. Read it by `np.load(path, mmap_mode="r")`.
 
-    The file appears, complete, at the end; an interruption leaves what was there before. total: for the progress bar.
+    The file appears, complete, at the end; an interruption leaves what was there before. total: for the progress bar,
+    which shows texts and tokens per second.
     """
     from tqdm import tqdm
 
@@ -56,13 +58,20 @@ def encode_to_file(
     supply, none = _supply(texts), model.encode([], **options)  # complains of the options before anything is done
     if not isinstance(none, np.ndarray):
         raise InputError("a file holds one vector per text: leave output_value at 'sentence_embedding'")
-    written = 0
+    written = tokens = 0
 
     def write(file: BinaryIO) -> None:
         nonlocal written
         file.write(b" " * HEADER)
         with tqdm(total=total, desc="encoding", unit="text", disable=None if show_progress_bar else True) as bar:
-            for vectors in encode_stream(model, supply, **options):
+            began = time.perf_counter()
+
+            def count(read: int) -> None:
+                nonlocal tokens
+                tokens += read
+                bar.set_postfix_str(f"{tokens / (time.perf_counter() - began):,.0f} tokens/s")
+
+            for vectors in encode_stream(model, supply, progress=count, **options):
                 file.write(np.ascontiguousarray(vectors).data)
                 written += len(vectors)
                 bar.update(len(vectors))

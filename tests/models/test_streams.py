@@ -216,3 +216,15 @@ def test_memory_stays_bounded(tmp_path):
 def test_the_progress_bar_is_silent_away_from_a_terminal(tiny, tmp_path, capsys):
     encode_to_file(tiny, ["a"], tmp_path / "x.npy", show_progress_bar=True, total=1)
     assert capsys.readouterr() == ("", "")
+
+
+def test_tokens_are_counted_as_they_are_read(tiny, tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("tqdm.tqdm.set_postfix_str", lambda bar, text: shown.append(text))
+    encode_to_file(tiny, ["a b c", "the sun"] * 5, tmp_path / "x.npy")
+    assert shown and all(text.endswith(" tokens/s") for text in shown)
+    seen: list[int] = []
+    tiny.encode(["the sun and the rain", "night"], progress=seen.append)
+    tiny.encode("night", progress=seen.append)
+    lengths = [len(ids) for ids in tiny.tokenizer.encode(["the sun and the rain", "night", "night"])]
+    assert sum(seen) == sum(lengths)
