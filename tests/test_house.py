@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "minibi"
-GROUND = {"errors", "shapes", "ragged", "environment", "threads"}
+GROUND = {"errors", "shapes", "ragged", "environment", "threads", "arguments", "hashing"}
 MAY_IMPORT = {  # room -> the rooms it may look into, besides the ground and itself
     "kernels": set(),
     "nn": {"kernels"},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 import textwrap
@@ -14,7 +13,7 @@ from typing import Any
 
 import click
 
-from ..search.hits import Hit
+from ..search.hits import Hit, one_line
 
 LINES = 4  # of a passage
 
@@ -43,11 +42,6 @@ def hits(found: Sequence[Hit], places: bool = True) -> None:
             click.echo(f"       {line}")
         if places:
             click.secho(f"       {short_place(hit)}", dim=True)
-
-
-def one_line(text: str) -> str:
-    """Without line ends, and without control characters, which could steer the terminal."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f\s]+", " ", text).strip()
 
 
 def short_place(hit: Hit) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ..environment import plain_kernels
 from ..errors import InputError
+from ..hashing import mixed
 from ..shapes import Floats
 
 Bytes = NDArray[np.uint8]
@@ -194,9 +195,7 @@ def _sums(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def signs(width: int) -> Floats:
     """[3, W] of +-128^-1/2, by splitmix64 of the position."""
     x = np.arange(3 * width, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(SEED)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-    bits = (x >> np.uint64(63)).astype(np.float32)
+    bits = (mixed(x) >> np.uint64(63)).astype(np.float32)
     out = ((1 - 2 * bits) * np.float32(1 / math.sqrt(BLOCK))).astype(np.float32).reshape(3, width)
     out.flags.writeable = False
     return out

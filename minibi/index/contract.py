@@ -27,10 +27,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import as_ids, whole
 from ..errors import FormatError, InputError
 from ..shapes import Floats, Ints, as_vectors, unit_rows
 from ..store.snapshot import read_snapshot, write_snapshot
-from .arguments import as_ids, whole
 from .codes import codec_for
 from .filters import Filter, allowed
 from .ids import IdTable

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import whole
 from ..errors import InputError
 from ..shapes import Floats, Ints
 from ..threads import parallel_map
-from .arguments import whole
 from .codes import CODES, codec_for
 from .contract import Index, View
 from .flat import scan

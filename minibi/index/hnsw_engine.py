@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..environment import plain_kernels
+from ..hashing import mixed
 from ..shapes import Floats, Ints
 from .codes import Codes, Floating
 
@@ -74,7 +75,7 @@ class Engine:
 
         a = self._arrays
         table = a["links"] if layer == 0 else a["upper"]
-        parents = a["parents"] if layer == 0 else np.full(len(a["parents"]), -2, np.int32)
+        parents = a["parents"] if layer == 0 else graph_build.NO_PARENTS
         graph_build.link_back(self._rows, table, slots, targets, sources, starts, first, last, parents, self._query())
 
     def bypass(self, layer: int, owners: Any, live: Any, fresh: Any, first: int, last: int) -> None:
@@ -121,8 +122,5 @@ def draw_levels(rows: Ints, m: int, seed: int) -> Any:
     The hash is splitmix64 (Steele, Lea & Flood 2014): a row has the same level whatever was added with it.
     """
     x = rows.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x632BE59BD9B4E019) % 2**64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
-    x ^= x >> np.uint64(31)
-    u = ((x >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
+    u = ((mixed(x) >> np.uint64(11)).astype(np.float64) + 0.5) / 2.0**53
     return np.minimum(-np.log(u) / math.log(m), MAX_LEVEL).astype(np.int8)

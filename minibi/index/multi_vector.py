@@ -26,6 +26,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import whole
 from ..errors import FormatError, InputError
 from ..ragged import Ragged, as_ragged
 from ..shapes import Floats, Ints, unit_rows
@@ -67,14 +68,14 @@ class MultiVectorIndex:
             raise InputError(f"metric {metric!r} is not one of {list(METRICS)}")
         if storage not in STORAGES:
             raise InputError(f"storage {storage!r} is not one of {list(STORAGES)}")
-        self.dim, self.metric, self.storage = _whole("dim", dim, 1), metric, storage
-        self.seed, self.fingerprint = _whole("seed", seed, 0), fingerprint
+        self.dim, self.metric, self.storage = whole("dim", dim, 1), metric, storage
+        self.seed, self.fingerprint = whole("seed", seed, 0), fingerprint
         self.notes: dict[str, Any] = {}  # free JSON that travels with the file
         self.nbits, self.n_centroids = nbits, n_centroids
         if nbits not in NBITS or isinstance(nbits, bool):
             raise InputError(f"nbits must be one of {list(NBITS)}, not {nbits!r}")
         if n_centroids is not None:
-            self.n_centroids = _whole("n_centroids", n_centroids, 1)
+            self.n_centroids = whole("n_centroids", n_centroids, 1)
         self._lock = threading.RLock()
         self._codes: TokenCodes | None = None
         if storage == "int8":
@@ -168,9 +169,9 @@ class MultiVectorIndex:
         many documents as there are, up to k, are found in any case. filter: the ids that may be found, or a function
         of an array of ids that returns booleans. Raises InputError.
         """
-        k = _whole("k", k, 1)
-        nprobe = NPROBE if nprobe is None else _whole("nprobe", nprobe, 1)
-        depth = max(k, max(LEAST_DEPTH, 4 * k) if depth is None else _whole("depth", depth, 1))
+        k = whole("k", k, 1)
+        nprobe = NPROBE if nprobe is None else whole("nprobe", nprobe, 1)
+        depth = max(k, max(LEAST_DEPTH, 4 * k) if depth is None else whole("depth", depth, 1))
         asked = self._queries(queries)
         scores = np.full((len(asked), k), -np.inf, np.float32)
         ids = np.full((len(asked), k), -1, np.int64)
@@ -377,10 +378,3 @@ def _as_ids(ids: ArrayLike | Sequence[int], rows: int = 1) -> Ints:
     if (new == -1).any() or (raw.dtype.kind == "u" and (new < 0).any()):
         raise InputError("ids must be int64 and not -1, which stands for 'none'")
     return new
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    """`value` as an int of at least `least`. Raises InputError."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    return int(value)

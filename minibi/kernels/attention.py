@@ -176,6 +176,22 @@ def _pack_values(v, stride, length, width, values):
                     copy_float(row + 4 * d, target + 4 * d)
 
 
+@inline
+def scores_of(a, stride, rows, panels, length, width, out, padded):
+    """out [rows, padded] = a [rows, D] @ packed keys or values, for the first `length` columns."""
+    n = 0
+    while n < length:
+        panel = _panel_width(length - n)
+        b, c = panels + 4 * n * width, out + 4 * n
+        if panel == LANES:
+            multiply_quarter(a, stride, b, width, c, 4 * padded, rows, b, 0)
+        elif panel == VALUE_PANEL:
+            multiply_half(a, stride, b, width, c, 4 * padded, rows, b, 0)
+        else:
+            multiply_panel(a, stride, b, width, c, 4 * padded, rows, b, 0)
+        n += panel
+
+
 @kernel
 def attend_at(q, k, v, q_stride, k_stride, v_stride, starts, heads, width, scale, first_only, out, out_stride, scratch):
     """out [T, H, D] = softmax(q k^T scale) v within each text; q, k, v are addresses of [T, H, D] with that many
@@ -201,17 +217,8 @@ def attend_at(q, k, v, q_stride, k_stride, v_stride, starts, heads, width, scale
             _pack_values(v + v_stride * first + at, v_stride, length, width, values)
             for i in range(0, queries, ROWS):
                 rows = min(ROWS, queries - i)
-                n = 0
-                while n < length:
-                    panel = _panel_width(length - n)
-                    a, b, c = q + q_stride * (first + i) + at, keys + 4 * n * width, scores + 4 * n
-                    if panel == LANES:
-                        multiply_quarter(a, q_stride, b, width, c, 4 * padded, rows, b, 0)
-                    elif panel == VALUE_PANEL:
-                        multiply_half(a, q_stride, b, width, c, 4 * padded, rows, b, 0)
-                    else:
-                        multiply_panel(a, q_stride, b, width, c, 4 * padded, rows, b, 0)
-                    n += panel
+                row = q + q_stride * (first + i) + at
+                scores_of(row, q_stride, rows, keys, length, width, scores, padded)
                 softmax_rows(scores, 4 * padded, length, factor, sums.ctypes.data)
                 for block in range(0, width, VALUE_PANEL):
                     panel_at = values + 4 * block * length

@@ -17,15 +17,13 @@ from .attention import (
     WIDE,
     _pack_keys,
     _pack_values,
-    _panel_width,
     copy_block,
-    multiply_half,
-    multiply_quarter,
+    scores_of,
     softmax_rows,
     weigh_values,
 )  # fmt: skip
 from .cache import inline, kernel
-from .matmul import ADDRESS, PANEL, ROWS, multiply_panel
+from .matmul import ADDRESS, PANEL, ROWS
 from .matmul_grad import column_tile
 from .simd import LANES, Loop, i64
 
@@ -61,22 +59,6 @@ def scratch_floats(longest: int, width: int) -> int:
     """How much scratch `attend_grad` needs for texts up to `longest` tokens and heads of `width`."""
     padded = -(-longest // PANEL) * PANEL
     return 3 * padded * width + 2 * QUERIES * padded + QUERIES * VALUE_PANEL + ROWS + 64
-
-
-@inline
-def _product(a, stride, rows, panels, length, width, out, padded):
-    """out [rows, padded] = a [rows, D] @ packed keys or values, for the first `length` columns."""
-    n = 0
-    while n < length:
-        panel = _panel_width(length - n)
-        b, c = panels + 4 * n * width, out + 4 * n
-        if panel == LANES:
-            multiply_quarter(a, stride, b, width, c, 4 * padded, rows, b, 0)
-        elif panel == VALUE_PANEL:
-            multiply_half(a, stride, b, width, c, 4 * padded, rows, b, 0)
-        else:
-            multiply_panel(a, stride, b, width, c, 4 * padded, rows, b, 0)
-        n += panel
 
 
 @inline
@@ -123,9 +105,9 @@ def attend_grad(dout, q, k, v, starts, scale, scratch, dq, dk, dv):
                 for i in range(0, count, ROWS):
                     rows = min(ROWS, count - i)
                     pi, di = p + 4 * padded * i, dp + 4 * padded * i
-                    _product(q_at + q.strides[0] * i, q.strides[0], rows, keys, length, width, pi, padded)
+                    scores_of(q_at + q.strides[0] * i, q.strides[0], rows, keys, length, width, pi, padded)
                     softmax_rows(pi, 4 * padded, length, factor, sums)
-                    _product(d_at + dout.strides[0] * i, dout.strides[0], rows, values, length, width, di, padded)
+                    scores_of(d_at + dout.strides[0] * i, dout.strides[0], rows, values, length, width, di, padded)
                     for r in range(rows):
                         softmax_grad_row(
                             pi + 4 * padded * r, di + 4 * padded * r, length, load_float(sums + 4 * r), scale

@@ -19,7 +19,8 @@ from numba.extending import intrinsic
 from . import simd
 from .cache import inline, kernel
 from .distance import _float_at, _int_at, _keep, distances_of
-from .ivf import _prefetch, finish, gather, key_of, longest, room_for, shrink
+from .ivf import finish, gather, key_of, longest, room_for, shrink
+from .keys import fetch
 from .matmul import ADDRESS
 from .simd import Lanes, Loop, i64, ir
 
@@ -167,8 +168,7 @@ def bounded_search(
                         if size < k or lower <= best[k - 1]:
                             waiting[held] = row
                             held += 1
-                            for line in range(0, stride, 64):
-                                _prefetch(base + stride * row + line)
+                            fetch(base + stride * row, stride)
                 if held > WAITING - 4 or p == cells.shape[1]:
                     for start in range(0, held, 4):
                         some = min(4, held - start)

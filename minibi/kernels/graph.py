@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from . import simd
 from .cache import inline, kernel
 from .distance import _keep, distances_of
+from .keys import fetch, ordered
 from .matmul import ADDRESS
 
 
@@ -51,16 +52,6 @@ class Scratch(NamedTuple):
 
 
 @intrinsic
-def _bits(typing_context, x):
-    """A float32's bits as int32."""
-
-    def generate(context, builder, signature, args):
-        return builder.bitcast(args[0], context.get_value_type(types.int32))
-
-    return types.int32(types.float32), generate
-
-
-@intrinsic
 def _shift_up(typing_context, address, count):
     """Moves `count` int64 one place up."""
 
@@ -77,27 +68,9 @@ def _shift_up(typing_context, address, count):
     return types.void(ADDRESS, ADDRESS), generate
 
 
-@intrinsic
-def _prefetch(typing_context, address):
-    def generate(context, builder, signature, args):
-        simd.prefetch(builder, args[0], 0)
-        return context.get_dummy_value()
-
-    return types.void(ADDRESS), generate
-
-
-@inline
-def fetch(address, size):
-    """Ask for `size` bytes that will be read soon."""
-    for at in range(0, size, 64):
-        _prefetch(address + at)
-
-
 @inline
 def key_of(d, row):
-    bits = _bits(d + np.float32(0))  # -0.0 becomes 0.0
-    ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))  # negative floats count downward: turn them round
-    return (np.int64(ordered) << 32) | (np.int64(row) << 1)
+    return (np.int64(ordered(d)) << 32) | (np.int64(row) << 1)
 
 
 @inline

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cache import kernel
+from .cache import inline, kernel
 from .distance import as_query, distances_of
 from .graph import descend, insert_key, key_of, new_stamp, row_of, search_layer, slot_of, with_root
+
+NO_PARENTS = np.empty(0, np.int32)  # of layers above the lowest: no link is kept for a child's sake
 
 
 @kernel
@@ -37,19 +39,25 @@ def _fits(rows, row, limit, chosen, size, query):
     return True
 
 
+@inline
+def _is_child(parent, row, base):
+    return parent.size > 0 and parent[row] == base
+
+
 @kernel
 def select_neighbours(rows, candidates, count, m, base, parent, chosen, scratch_query):
-    """Algorithm 4: of `count` sorted keys up to m rows into `chosen`; returns how many. Children of `base` always.
+    """Algorithm 4: of `count` sorted keys up to m rows into `chosen`; returns how many. Children of `base` always;
+    an empty table of parents means that there are none.
 
     Of exact duplicates only one is chosen, so they cannot fill a list and seal it off.
     """
     owed = 0
     for i in range(count):
-        owed += np.int64(parent[row_of(candidates[i])] == base)
+        owed += np.int64(_is_child(parent, row_of(candidates[i]), base))
     size = 0
     for i in range(count):
         row = row_of(candidates[i])
-        child = parent[row] == base
+        child = _is_child(parent, row, base)
         if child:
             owed -= 1
         elif size + owed >= m:
@@ -177,7 +185,7 @@ def bypass(rows, table, offsets, level, owners, first, last, live, scratch, fres
     """
     capacity = table.shape[1]
     most = scratch.pool.size - 1
-    orphans = np.full(live.size, -2, np.int32)
+    no_parents = np.empty(0, np.int32)
     chosen = np.empty(capacity + 1, np.int32)
     query_bytes = np.empty(scratch_query.size, np.uint8)
     todo = np.empty(most, np.int32)
@@ -211,7 +219,7 @@ def bypass(rows, table, offsets, level, owners, first, last, live, scratch, fres
             found = distances_of(rows.table, rows.kind, rows.metric, rows.width, found_rows, at, block, query)
             for j in range(block):
                 _, size = insert_key(scratch.pool, size, most, key_of(found[j], found_rows[at + j]))
-        size = select_neighbours(rows, scratch.pool, size, capacity, node, orphans, chosen, scratch_query)
+        size = select_neighbours(rows, scratch.pool, size, capacity, node, no_parents, chosen, scratch_query)
         mine = fresh_table[slot_of(node, level, offsets)]
         mine[:size] = chosen[:size]
         mine[size:] = -1

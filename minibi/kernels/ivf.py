@@ -10,54 +10,22 @@ Lists lie end to end: list c owns slots starts[c] .. starts[c + 1] - 1 of `order
 from __future__ import annotations
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
-from . import simd
 from .cache import inline, kernel
 from .distance import _keep, distances_of
-from .matmul import ADDRESS
+from .keys import fetch, from_ordered, ordered
 
 AHEAD = 8  # candidates whose vectors are asked for before they are compared
 
 
-def _cast(source, result):
-    """An intrinsic from the bits of one type to the same bits of another."""
-
-    @intrinsic
-    def cast(typing_context, x):
-        def generate(context, builder, signature, args):
-            return builder.bitcast(args[0], context.get_value_type(result))
-
-        return result(source), generate
-
-    return cast
-
-
-_bits = _cast(types.float32, types.int32)
-_float = _cast(types.int32, types.float32)
-
-
-@intrinsic
-def _prefetch(typing_context, address):
-    def generate(context, builder, signature, args):
-        simd.prefetch(builder, args[0], 0)
-        return context.get_dummy_value()
-
-    return types.void(ADDRESS), generate
-
-
 @inline
 def key_of(d, row):
-    bits = _bits(d + np.float32(0))  # -0.0 becomes 0.0
-    ordered = bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))  # negative floats count downward: turn them round
-    return (np.int64(ordered) << 32) | np.int64(row)
+    return (np.int64(ordered(d)) << 32) | np.int64(row)
 
 
 @inline
 def distance_of(key):
-    ordered = np.int32(key >> 32)
-    return _float(ordered ^ ((ordered >> 31) & np.int32(0x7FFFFFFF)))
+    return from_ordered(np.int32(key >> 32))
 
 
 @inline
@@ -161,16 +129,14 @@ def rank(rows, ids, which, count, tail, query, k, kind, metric, width, best, fou
     for j in range(k):
         best[j], found[j] = np.float32(np.inf), -1
     for j in range(min(AHEAD, count)):
-        for at in range(0, stride, 64):
-            _prefetch(base + stride * which[j] + at)
+        fetch(base + stride * which[j], stride)
     for first in range(0, total, 4):
         some = min(4, total - first)
         for j in range(some):
             at = first + j
             four[j] = which[at] if at < count else tail[at - count]
             if at + AHEAD < count:
-                for line in range(0, stride, 64):
-                    _prefetch(base + stride * which[at + AHEAD] + line)
+                fetch(base + stride * which[at + AHEAD], stride)
         distances = distances_of(rows, kind, metric, width, four, 0, some, query.ctypes.data)
         for j in range(some):
             if size < k or distances[j] <= best[k - 1]:

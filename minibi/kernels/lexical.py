@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .cache import inline, kernel
-from .graph import _bits
 from .heap import offer, sift_down
+from .keys import bits_of
 
 WINDOW = 8192  # rows; their sums take 32 KB
 WIDE = 8 * WINDOW  # where few postings are expected
@@ -160,7 +160,7 @@ def _look_up(rows, tfs, first, last, lengths, c0, c1, weight, jump, candidates, 
 @inline
 def _least(goal):
     """The bits of the smallest sum that is a candidate; at least those of the smallest positive number."""
-    return max(np.int32(1), _bits(np.float32(goal)))
+    return max(np.int32(1), bits_of(np.float32(goal)))
 
 
 @inline
@@ -325,7 +325,7 @@ def _prepare(lists, model, terms, weights, query):
             i += 1
         if term >= 0 and total > 0:
             query.totals[position] = total
-            keys[distinct] = (np.int64(0x7FFFFFFF - _bits(np.float32(total))) << 32) | position
+            keys[distinct] = (np.int64(0x7FFFFFFF - bits_of(np.float32(total))) << 32) | position
             distinct += 1
     keys[:distinct].sort()
     constant = 0.0

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import whole
 from ..environment import plain_kernels
 from ..errors import InputError
 from ..shapes import Floats, Ints
@@ -144,7 +145,7 @@ class BM25:
         some may not be stored. Only documents with a term of the query are found; the rest of a row is score -inf and
         id -1. Exact: pruned, but never approximate. Raises InputError.
         """
-        k = _whole("k", k)
+        k = whole("k", k, 1)
         with self._view.shared():
             p = self._postings
             batch = self._weighted(self._reader.queries(queries))
@@ -295,9 +296,3 @@ def _engine() -> ModuleType:
     from ..kernels import lexical
 
     return lexical
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
-    return int(value)

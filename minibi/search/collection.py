@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..arguments import whole
 from ..environment import weights_folder
 from ..errors import FormatError, InputError
-from ..index.arguments import whole
 from ..index.flat import FlatIndex
 from ..models.bi_encoder import BiEncoder
 from ..shapes import Floats, Ints

@@ -17,9 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..arguments import whole
 from ..errors import InputError
 from ..evaluate.ranking import as_ranking
-from ..index.arguments import whole
 from ..models.cross_encoder import CrossEncoder
 from ..models.late_interaction import LateInteraction
 from ..threads import parallel_map

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import FormatError, InputError
+from ..hashing import mixed
 from ..shapes import Ints
 
 NAMES = {
@@ -242,14 +243,8 @@ def shuffled(count: int, seed: int, epoch: int) -> Ints:
     """
     x = np.arange(count, dtype=np.uint64)
     for word in (seed, epoch):  # arrays throughout, whose products wrap around without a warning
-        x = _mixed(x + _mixed(np.array([word % 2**64], np.uint64) + np.uint64(0x9E3779B97F4A7C15)))
+        x = mixed(x + mixed(np.array([word % 2**64], np.uint64) + np.uint64(0x9E3779B97F4A7C15)))
     return np.argsort(x, kind="stable")
-
-
-def _mixed(x: Any) -> Any:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 class Batches:

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibi.errors import FormatError, InputError
-from minibi.train.data import Batches, Example, _mixed, held_out, read_examples, shuffled, with_negatives
+from minibi.hashing import mixed
+from minibi.train.data import Batches, Example, held_out, read_examples, shuffled, with_negatives
 
 
 def write(path, *rows) -> str:
@@ -158,7 +159,7 @@ def test_held_out_has_about_its_share():
 def test_the_shuffle_is_frozen_and_fair():
     assert shuffled(10, 0, 0).tolist() == [8, 5, 0, 3, 1, 2, 9, 6, 7, 4]
     assert (
-        _mixed(np.array([0x9E3779B97F4A7C15], np.uint64)) == 0xE220A8397B1DCDAF
+        mixed(np.array([0x9E3779B97F4A7C15], np.uint64)) == 0xE220A8397B1DCDAF
     )  # the first number of splitmix64 from state 0
     assert sorted(shuffled(1000, 3, 4)) == list(range(1000))
     places = np.array([shuffled(20, seed, epoch) for seed in range(40) for epoch in range(25)])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import InputError
+from .errors import InputError
 
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
