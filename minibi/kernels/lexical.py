@@ -19,13 +19,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .accumulate import BLOCK, best_of_all, least_of, lowest, reach, scatter
 from .cache import inline, kernel
 from .heap import offer, sift_down
-from .keys import bits_of
+from .keys import bits_of, fetch
 
 WINDOW = 8192  # rows; their sums take 32 KB
 WIDE = 8 * WINDOW  # where few postings are expected
-BLOCK = 64  # rows that are looked at together, and that share a bound
+FEW = 2 * WINDOW  # rows; if there are no more, every posting is read
 SPARSE = 16  # with less than one posting expected for so many rows, windows are wide
 REVISIT = 3  # with less than one for so many, sums are revisited posting by posting, not block by block
 WARM_SHARE = 8  # the first pass may read 1 / WARM_SHARE of the postings
@@ -40,15 +41,15 @@ class Work(NamedTuple):
     sums: np.ndarray  # float32 [WIDE], zeros between windows
     candidates: np.ndarray  # int64 [WIDE]: rows
     partial: np.ndarray  # float32 [WIDE]: their sums so far
-    guesses: np.ndarray  # int64 [WIDE + 1]: their places in a list
     needed: np.ndarray  # float64 [WINDOW / BLOCK]: the least sum of a candidate, block by block
+    columns: np.ndarray  # int32 [2 * BLOCK]
 
 
 def new_work():
     """To be used by one search at a time, again and again."""
     return Work(
         np.zeros(WIDE, np.float32), np.zeros(WIDE, np.int64), np.zeros(WIDE, np.float32),
-        np.zeros(WIDE + 1, np.int64), np.zeros(WINDOW // BLOCK, np.float64),
+        np.zeros(WINDOW // BLOCK, np.float64), np.zeros(2 * BLOCK, np.int32),
     )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ class Query(NamedTuple):
     density: np.ndarray  # float64: postings per row
     lines: np.ndarray  # int64: of the table
     left: np.ndarray  # float64 [n + 1]: like `rest`, in the window alone
-    parts: np.ndarray  # float64 [256]: x / (x + c) at most, for each code of the table
+    mosts: np.ndarray  # float64 [256]: x / (x + c) at most, for each code of the table
     totals: np.ndarray  # float64: scratch
     keys: np.ndarray  # int64: scratch
 
@@ -88,92 +89,70 @@ def _not_before(rows, first, last, row):
     return first
 
 
-@kernel
-def _scatter(rows, tfs, begin, end, lengths, low, c0, c1, weight, jump, sums):
-    """Adds what one term gives to the sums of the rows from `low` on."""
-    for i in range(np.uint64(begin), np.uint64(end)):
-        row, tf = np.uint32(rows[i]), np.float32(tfs[i])
-        sums[row - low] += weight * (tf / (tf + (c0 + c1 * np.float32(lengths[row])))) + jump
-
-
 @inline
-def _near(rows, first, last, at, row):
-    """The first place in rows[first : last] that holds `row` or a later one, sought from the place `at` outwards."""
-    step = 1
-    if rows[at] < row:
-        while at + step < last and rows[at + step] < row:
-            at += step
-            step *= 2
-        low, high = at + 1, min(last, at + step)
-    else:
-        while at - step >= first and rows[at - step] >= row:
-            at -= step
-            step *= 2
-        low, high = max(first, at - step + 1), at
-    while low < high:
-        middle = (low + high) >> 1
-        if rows[middle] < row:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+def _start_of(rows, places, line, start, at, last, row):
+    """As `_not_before`, for the first row of a block; `at` is a place known to be at or before it."""
+    block = row // BLOCK
+    if line >= 0 and block < places.shape[1]:
+        return start + places[line, block]
+    return _not_before(rows, at, last, row)
 
 
 @kernel
-def _look_up(rows, tfs, first, last, lengths, c0, c1, weight, jump, candidates, sums, guesses, count, room, low):
+def _look_up(rows, parts, places, line, start, first, last, weight, jump, candidates, sums, count, room, low):
     """Adds what one term gives to `count` candidates, rows of one window in any order.
 
-    A list is long and seldom in a cache. So each candidate's place is guessed, as if the list were even from its first
-    place to its last in the window; all guesses are touched, which lets the processor wait for them together. For many
-    candidates the list is read instead; `room`: zeros for the rows from `low` on.
+    rows[first : last] is the list from the window on. A list is long and seldom in a cache, so all places are asked for
+    before the first is looked at. For many candidates the list is read instead; `room`: zeros for the rows from `low`
+    on.
     """
     least, most = candidates[0], candidates[0]
     for c in range(count):
         least, most = min(least, candidates[c]), max(most, candidates[c])
-    first = _not_before(rows, first, last, least)
-    end = _not_before(rows, first, last, most + 1)
+    first = _start_of(rows, places, line, start, first, last, least // BLOCK * BLOCK)
+    end = _start_of(rows, places, line, start, first, last, (most // BLOCK + 1) * BLOCK)
     if first == end:
         return first
     if count * LOOK_UP > end - first:
-        _scatter(rows, tfs, first, end, lengths, np.uint32(low), c0, c1, weight, jump, room)
+        scatter(rows, parts, first, end, np.uint32(low), weight, jump, room)
         for c in range(count):
             sums[c] += room[np.uint64(candidates[c] - low)]
         for i in range(np.uint64(first), np.uint64(end)):
             room[np.uint64(rows[i] - low)] = 0
         return first
-    step = (end - first) / (1.0 + most - least)
-    touched = 0
+    covered = np.uint64(max(0, places.shape[1] - 1) if line >= 0 else 0)
+    line = np.uint64(max(line, 0))
     for c in range(count):
-        at = np.uint64(first + min(end - first - 1, np.int64((candidates[c] - least) * step)))
-        guesses[c] = at
-        touched += rows[at]
-    guesses[count] = touched  # so that the reading is not optimized away
+        block = np.uint64(candidates[c]) // np.uint64(BLOCK)
+        if block < covered:
+            at = start + places[line, block]
+            fetch(rows.ctypes.data + 4 * at, 1)
+            fetch(parts.ctypes.data + 4 * at, 1)
     for c in range(count):
         row = candidates[c]
-        at = np.uint64(_near(rows, first, end, guesses[c], row))
-        if at < end and rows[at] == row:
-            tf = np.float32(tfs[at])
-            sums[c] += weight * (tf / (tf + (c0 + c1 * np.float32(lengths[np.uint32(row)])))) + jump
+        block = np.uint64(row) // np.uint64(BLOCK)
+        if block < covered:
+            at, stop = np.uint64(start + places[line, block]), np.uint64(start + places[line, block + np.uint64(1)])
+            for i in range(at, stop):
+                at += np.uint64(rows[i] < row)
+        else:
+            at, stop = np.uint64(_not_before(rows, first, end, row)), np.uint64(end)
+        if at < stop and rows[at] == row:
+            sums[c] += weight * parts[at] + jump
     return first
 
 
 @inline
-def _least(goal):
-    """The bits of the smallest sum that is a candidate; at least those of the smallest positive number."""
-    return max(np.int32(1), bits_of(np.float32(goal)))
-
-
-@inline
-def _window_bounds(table, line, first, weight, jump, parts):
+def _window_bounds(table, line, first, weight, jump, mosts):
     """What a term can give to any row of the window whose first block is `first`."""
     most, codes = np.uint8(0), table[line, first : first + WINDOW // BLOCK]
     for i in range(codes.shape[0]):
         most = max(most, codes[i])
-    return weight * parts[most] + jump if most else 0.0
+    return weight * mosts[most] + jump if most else 0.0
 
 
 @kernel
-def _enough(table, lines, block, weights, jumps, parts, rest, first, n, goal, needed):
+def _enough(table, lines, block, weights, jumps, mosts, rest, first, n, goal, needed):
     """For each block of a window, the sum that terms first, first + 1, ... can still bring to the goal."""
     needed[:] = goal - rest[n]
     blocks = min(needed.shape[0], max(0, table.shape[1] - np.int64(block)))
@@ -185,19 +164,19 @@ def _enough(table, lines, block, weights, jumps, parts, rest, first, n, goal, ne
         for i in range(blocks):
             code = codes[i]
             if code:
-                needed[i] -= weights[t] * parts[code] + jumps[t]
+                needed[i] -= weights[t] * mosts[code] + jumps[t]
         needed[blocks:] -= rest[t] - rest[t + 1]
 
 
 @kernel
-def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, best_scores, best_ids):
+def _collect(lists, docs, allowed, every, query, n, constant, k, known, work, best_scores, best_ids):
     """The k best by the first n terms, as a heap; returns its size. `known`: a score that k documents reach."""
-    rows, tfs, starts, table = lists.rows, lists.tfs, lists.starts, lists.table
-    lengths, ids, c0, c1 = docs.lengths, docs.ids, model.c0, model.c1
-    terms, weights, jumps, rest, parts = query.terms, query.weights, query.jumps, query.rest, query.parts
+    rows, parts, starts, ids = lists.rows, lists.parts, lists.starts, docs.ids
+    table, places = lists.table, lists.places
+    terms, weights, jumps, rest, mosts = query.terms, query.weights, query.jumps, query.rest, query.mosts
     lasts, begins, ends, lines = query.lasts, query.begins, query.ends, query.lines
     finals, density, left = query.finals, query.density, query.left
-    sums, candidates, partial, guesses, needed = work.sums, work.candidates, work.partial, work.guesses, work.needed
+    sums, candidates, partial, needed = work.sums, work.candidates, work.partial, work.needed
     bits = sums.view(np.int32)  # numbers >= 0 sort like their bits
     keep = 1 - 2e-6 - 2.5e-7 * n  # what rounding may do
     shift = rest[n] - constant
@@ -227,73 +206,67 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
         for t in range(n - 1, -1, -1):  # the same as `rest`, for this window alone
             left[t] = left[t + 1] + rest[t] - rest[t + 1]
             if lines[t] >= 0 and not wide and block + np.uint64(WINDOW // BLOCK) <= blocks:
-                left[t] = left[t + 1] + _window_bounds(table, lines[t], block, weights[t], jumps[t], parts)
+                left[t] = left[t + 1] + _window_bounds(table, lines[t], block, weights[t], jumps[t], mosts)
         here = essential
         while here and left[here - 1] < goal:
             here -= 1
         found = 0
         for t in range(essential):
-            begins[t] = _not_before(rows, ends[t], lasts[t], low)
+            begins[t] = _start_of(rows, places, lines[t], starts[terms[t]], ends[t], lasts[t], low)
             ends[t] = begins[t]
             if t < here:
-                ends[t] = _not_before(rows, begins[t], lasts[t], floor)
+                ends[t] = _start_of(rows, places, lines[t], starts[terms[t]], begins[t], lasts[t], floor)
                 found += ends[t] - begins[t]
-                _scatter(rows, tfs, begins[t], ends[t], lengths, np.uint32(low), c0, c1, weights[t], jumps[t], sums)
+                scatter(rows, parts, begins[t], ends[t], np.uint32(low), weights[t], jumps[t], sums)
             ends[t] = min(ends[t], lasts[t] - 1)
         if found == 0:
             continue
-        least = _least(goal - left[here])
-        sparse = wide or found * REVISIT < WINDOW
-        count, bounded, enough = 0, NO_BLOCK, 0.0
+        least, count = least_of(goal - left[here], 0.0), 0
         if not wide:
-            _enough(table, lines, block, weights, jumps, parts, rest, here, n, goal, needed)
-        for part in range(here if sparse else WINDOW // BLOCK):
-            if sparse:
-                begin, end = begins[part], ends[part] + (rows[ends[part]] < floor)
-            else:
-                begin, end = part * BLOCK, (part + 1) * BLOCK
-                few, most = bits[begin:end], np.int32(0)
-                for i in range(few.shape[0]):
-                    most = max(most, few[i])
-                if most < max(least, _least(needed[part])):
-                    if most > 0:
-                        few[:] = 0
-                    continue
-            for i in range(np.uint64(begin), np.uint64(end)):
-                slot = np.uint64(rows[i] - low) if sparse else i
-                x, sum = bits[slot], sums[slot]
-                bits[slot] = 0
-                row = np.uint64(low) + slot
-                if x < least or not allowed[row]:
-                    continue
+            _enough(table, lines, block, weights, jumps, mosts, rest, here, n, goal, needed)
+        if wide or found * REVISIT < WINDOW:
+            for t in range(here):
+                for i in range(np.uint64(begins[t]), np.uint64(ends[t] + (rows[ends[t]] < floor))):
+                    row = np.uint64(rows[i])
+                    slot = row - np.uint64(low)
+                    if bits[slot] >= least and (every or allowed[row]):
+                        candidates[count], partial[count] = row, sums[slot]
+                        count += 1
+                    bits[slot] = 0
+        else:
+            for part in range(WINDOW // BLOCK):
+                mask = reach(bits, part, max(least, least_of(needed[part], 0.0)))
+                while mask:
+                    slot = np.uint64(part * BLOCK) + lowest(mask)
+                    mask &= mask - np.uint64(1)
+                    row = np.uint64(low) + slot
+                    if every or allowed[row]:
+                        candidates[count], partial[count] = row, sums[slot]
+                        count += 1
+            sums[:WINDOW] = 0
+        if here < n and count:
+            kept, bounded, enough = 0, NO_BLOCK, 0.0
+            for c in range(count):  # without those that the other terms cannot bring to the goal in their block
+                of = np.uint64(candidates[c]) // np.uint64(BLOCK)
                 if not wide:
-                    enough = needed[slot // np.uint64(BLOCK)]
-                elif row // np.uint64(BLOCK) != bounded:
-                    bounded, enough = row // np.uint64(BLOCK), goal - rest[n]
-                    for t in range(here, n):  # without what the other terms can add in this block
+                    enough = needed[of - block]
+                elif of != bounded:
+                    bounded, enough = of, goal - rest[n]
+                    for t in range(here, n):
                         if lines[t] < 0 or bounded >= blocks:
                             enough -= rest[t] - rest[t + 1]
-                        else:
-                            code = table[np.uint64(lines[t]), bounded]
-                            if code:
-                                enough -= weights[t] * parts[code] + jumps[t]
-                if sum < enough:
-                    continue
-                if here < n:
-                    candidates[count], partial[count] = row, sum
-                    count += 1
-                elif sum + np.float32(constant) >= known:
-                    size = offer(best_scores, best_ids, size, k, sum + np.float32(constant), ids[row])
-                    if size == k and best_scores[0] > known:
-                        known = best_scores[0]
-                        goal = known * keep + shift
-                        least = _least(goal - rest[n])
+                        elif table[np.uint64(lines[t]), bounded]:
+                            enough -= weights[t] * mosts[table[np.uint64(lines[t]), bounded]] + jumps[t]
+                if partial[c] >= enough:
+                    candidates[kept], partial[kept] = candidates[c], partial[c]
+                    kept += 1
+            count = kept
         for t in range(here, n):
             if count == 0:
                 break
             begins[t] = _look_up(
-                rows, tfs, begins[t], lasts[t], lengths, c0, c1, weights[t], jumps[t],
-                candidates, partial, guesses, count, sums, low,
+                rows, parts, places, lines[t], starts[terms[t]], begins[t], lasts[t], weights[t], jumps[t],
+                candidates, partial, count, sums, low,
             )  # fmt: skip
             kept = 0
             for c in range(count):
@@ -302,7 +275,7 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
                     kept += 1
             count = kept
         for c in range(count):
-            score = partial[c] + np.float32(constant)
+            score = partial[c] + constant
             if score >= known:
                 size = offer(best_scores, best_ids, size, k, score, ids[np.uint32(candidates[c])])
                 if size == k and best_scores[0] > known:
@@ -310,24 +283,41 @@ def _collect(lists, docs, allowed, model, query, n, constant, k, known, work, be
         goal = known * keep + shift
 
 
+@inline
+def _sort(keys, n):
+    """Few as a rule: each is put in its place among those before."""
+    if n > 32:
+        keys[:n].sort()
+        return
+    for i in range(1, n):
+        key, at = keys[i], i
+        while at and keys[at - 1] > key:
+            keys[at] = keys[at - 1]
+            at -= 1
+        keys[at] = key
+
+
 @kernel
 def _prepare(lists, model, terms, weights, query):
     """Fills `query` with the terms that count, repeated ones added up; returns how many, and what all documents get."""
-    n, keys = terms.shape[0], query.keys
-    for i in range(n):
-        keys[i] = (np.int64(terms[i]) << 32) | i
-    keys[:n].sort()
+    n, keys = 0, query.keys
+    for i in range(terms.shape[0]):
+        if 0 <= terms[i] < lists.dfs.shape[0] and lists.dfs[terms[i]]:
+            keys[n] = (np.int64(terms[i]) << 32) | i
+            n += 1
+    _sort(keys, n)
     distinct, i = 0, 0
     while i < n:  # equal terms are neighbours now, in the order of the query
         term, position, total = keys[i] >> 32, keys[i] & 0xFFFFFFFF, 0.0
         while i < n and keys[i] >> 32 == term:
-            total += weights[keys[i] & 0xFFFFFFFF]
+            weight = weights[keys[i] & 0xFFFFFFFF] if weights.shape[0] else 1.0
+            total += weight * lists.idfs[term]
             i += 1
-        if term >= 0 and total > 0:
+        if total > 0:
             query.totals[position] = total
             keys[distinct] = (np.int64(0x7FFFFFFF - bits_of(np.float32(total))) << 32) | position
             distinct += 1
-    keys[:distinct].sort()
+    _sort(keys, distinct)
     constant = 0.0
     for i in range(distinct):
         position = keys[i] & 0xFFFFFFFF
@@ -335,56 +325,67 @@ def _prepare(lists, model, terms, weights, query):
         query.terms[i] = terms[position]
         query.weights[i], query.jumps[i] = total * model.scale, total * model.jump
         constant += total * model.everywhere
-    query.rest[distinct] = 0.0
-    for i in range(distinct - 1, -1, -1):
-        x = lists.tops[query.terms[i]] * model.stretch
-        most = query.weights[i] * (x / (x + model.c)) + query.jumps[i]
-        query.rest[i] = query.rest[i + 1] + most * 1.000001
-    return distinct, constant
+    return distinct, np.float32(constant)
 
 
 @kernel
-def search(lists, docs, allowed, model, batch, work, k, pruned, out_scores, out_ids):
+def _bound(lists, model, n, query):
+    """What each term, and each code of the table, can give at most."""
+    query.rest[n] = 0.0
+    for i in range(n - 1, -1, -1):
+        x = lists.tops[query.terms[i]] * model.stretch
+        most = query.weights[i] * (x / (x + model.c)) + query.jumps[i]
+        query.rest[i] = query.rest[i + 1] + most * 1.000001
+    for code in range(255):
+        x = code / (255.0 - code) * model.stretch
+        query.mosts[code] = x / (x + model.c) * 1.000001
+    query.mosts[255] = 1.000001
+
+
+@kernel
+def _known(lists, docs, allowed, every, query, n, constant, k, work, scores, ids):
+    """A score that k documents reach by the rarest terms alone, 0 if that is too much to find out."""
+    budget, warm, read = np.int64(0), 0, np.int64(0)
+    for t in range(n):
+        budget += lists.counts[query.terms[t]]
+    budget //= WARM_SHARE
+    while warm < n and read + lists.counts[query.terms[warm]] <= budget:
+        read += lists.counts[query.terms[warm]]
+        warm += 1
+    if read < k or budget <= WORTH:
+        return np.float32(0)
+    size = _collect(lists, docs, allowed, every, query, warm, constant, k, np.float32(0), work, scores, ids)
+    return scores[0] if size == k else np.float32(0)
+
+
+@kernel
+def search(lists, docs, rows, allowed, every, model, batch, work, k, out_scores, out_ids):
     """The k best of each query, best first, equal scores by smaller id. out: float32, int64 [Q, k], filled before.
 
-    batch: (terms, weights, offsets): query q has terms[offsets[q] : offsets[q + 1]], each with its weight >= 0, idf
-    included; a term < 0 is none. allowed: uint8 per row. Not `pruned`: every posting is read.
+    batch: (terms, weights, offsets): query q has terms[offsets[q] : offsets[q + 1]], each weighed with its idf and a
+    weight >= 0 (without weights: 1); a term < 0 is none. rows: how many there are. allowed: uint8 per row; every: all
+    are allowed. `lists` must be weighed for all terms.
     """
     longest = 0
     for q in range(out_ids.shape[0]):
         longest = max(longest, batch.offsets[q + 1] - batch.offsets[q])
+    whole, reals = np.empty((7, longest), np.int64), np.empty((4, longest + 1), np.float64)
     query = Query(
         np.empty(longest, np.int32), np.empty(longest, np.float32), np.empty(longest, np.float32),
-        np.empty(longest + 1, np.float64), np.empty(longest, np.int64), np.empty(longest, np.int64),
-        np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.float64),
-        np.empty(longest, np.int64), np.empty(longest + 1, np.float64), np.empty(256, np.float64),
-        np.empty(longest, np.float64), np.empty(longest, np.int64),
+        reals[0], whole[0], whole[1], whole[2], whole[3], reals[1], whole[4], reals[2], np.empty(256, np.float64),
+        reals[3], whole[5],
     )  # fmt: skip
-    for code in range(255):
-        x = code / (255.0 - code) * model.stretch
-        query.parts[code] = x / (x + model.c) * 1.000001
-    query.parts[255] = 1.000001
     scores, ids = np.empty(k, np.float32), np.empty(k, np.int64)
     for q in range(out_ids.shape[0]):
         begin, end = batch.offsets[q], batch.offsets[q + 1]
-        n, constant = _prepare(lists, model, batch.terms[begin:end], batch.weights[begin:end], query)
-        known = np.float32(0)
-        if pruned:
-            budget, warm, read = np.int64(0), 0, np.int64(0)
-            for t in range(n):
-                budget += lists.counts[query.terms[t]]
-            budget //= WARM_SHARE
-            while warm < n and read + lists.counts[query.terms[warm]] <= budget:
-                read += lists.counts[query.terms[warm]]
-                warm += 1
-            if read >= k and budget > WORTH:
-                size = _collect(
-                    lists, docs, allowed, model, query, warm, constant, k, known, work, scores, ids
-                )  # fmt: skip
-                known = scores[0] if size == k else known
+        weights = batch.weights[begin:end]  # none, or one for each
+        n, constant = _prepare(lists, model, batch.terms[begin:end], weights, query)
+        if rows <= FEW:
+            size = best_of_all(lists, docs.ids, allowed, every, query, n, constant, k, work, scores, ids)
         else:
-            query.rest[:n] = np.inf
-        size = _collect(lists, docs, allowed, model, query, n, constant, k, known, work, scores, ids)
+            _bound(lists, model, n, query)
+            known = _known(lists, docs, allowed, every, query, n, constant, k, work, scores, ids)
+            size = _collect(lists, docs, allowed, every, query, n, constant, k, known, work, scores, ids)
         while size:  # the worst first, from the back
             size -= 1
             out_scores[q, size], out_ids[q, size] = scores[0], ids[0]

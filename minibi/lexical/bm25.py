@@ -32,8 +32,8 @@ from .explanation import Explanation, TermScore
 from .postings import Postings
 from .shared_lock import SharedLock
 from .snapshot import arrays_of, load_bm25
-from .terms import Batch, Ids, Reader, as_documents, as_ids, as_new_ids, as_source
-from .variants import Model, Variant, idf
+from .terms import Ids, Reader, as_documents, as_ids, as_new_ids, as_source
+from .variants import Model, Variant
 
 PORTION = 1 << 22  # tokens that are added while searches wait
 QUERIES_PER_JOB = 64
@@ -69,6 +69,7 @@ class BM25:
         self._rooms: dict[str, list[Any]] = {}  # for searches to work in, by engine
         self._next = 0  # the first id that was never in use, by default
         self._changes = threading.Lock()  # one change after the other
+        self._weighing = threading.Lock()  # one search at a time brings lists up to date, to the same numbers as any
         self._view = SharedLock()  # held shared to search, exclusively to publish a change
 
     def __repr__(self) -> str:
@@ -147,29 +148,29 @@ class BM25:
         """
         k = whole("k", k, 1)
         with self._view.shared():
-            p = self._postings
-            batch = self._weighted(self._reader.queries(queries))
+            p, engine = self._postings, _engine()
+            batch, model = self._reader.queries(queries), self._model()
+            self._weigh(batch.terms, model)
+            every = filter is None and p.documents == p.rows
+            allowed = p.docs.live if filter is None else self._allowed(as_ids(filter, "filter"))
             count = len(batch.offsets) - 1
             scores, ids = np.full((count, k), -np.inf, np.float32), np.full((count, k), -1, np.int64)
-            allowed = p.docs.live if filter is None else self._allowed(as_ids(filter, "filter"))
-            model, engine = self._model(), _engine()
-            depth, rooms = min(k, p.documents), self._rooms.setdefault(engine.__name__, [])
+            rooms = self._rooms.setdefault(engine.__name__, [])
+            depth = min(k, p.documents)
 
-            def job(first: int) -> None:
-                last = min(first + QUERIES_PER_JOB, count)
+            def job(first: int, last: int) -> None:
                 part = batch._replace(offsets=batch.offsets[first : last + 1])
-                out = np.empty((last - first, depth), np.float32), np.empty((last - first, depth), np.int64)
-                out[0].fill(-np.inf)
-                out[1].fill(-1)
                 room = rooms.pop() if rooms else engine.new_work()
-                engine.search(p.lists, p.docs, allowed, model, part, room, depth, True, *out)
+                engine.search(
+                    p.lists, p.docs, p.rows, allowed, every, model, part, room, depth, scores[first:last], ids[first:last]
+                )
                 rooms.append(room)
-                scores[first:last, :depth], ids[first:last, :depth] = out
 
             if depth and count <= QUERIES_PER_JOB:
-                job(0)
+                job(0, count)
             elif depth:
-                list(parallel_map(job, range(0, count, QUERIES_PER_JOB)))
+                firsts = range(0, count, QUERIES_PER_JOB)
+                list(parallel_map(lambda first: job(first, min(first + QUERIES_PER_JOB, count)), firsts))
         return scores, ids
 
     def explain(self, query: Any, id: int) -> Explanation:
@@ -182,21 +183,18 @@ class BM25:
             row = self._row_of.get(id)
             if row is None:
                 raise InputError(f"id {id} is not in the index")
-            chosen = plain.query_terms(*self._weighted(asked)[:2])
-            weight_of = dict(plain.query_terms(*asked[:2]))
-            names = list(self._reader.vocabulary)
             model, length = self._model(), p.docs.lengths[row : row + 1]
+            self._weigh(asked.terms, model)
+            chosen = plain.query_terms(p.lists, *asked[:2])
+            names = list(self._reader.vocabulary)
             everywhere = plain.constant(model, [weight for _, weight in chosen])
             total, parts = np.float32(0), []
             for term, weight in chosen:
                 tf = p.count(term, row)
                 part = plain.contributions(model, weight, np.array([tf]), length)[0] if tf else np.float32(0)
                 total += part
-                parts.append(
-                    TermScore(
-                        names[term], weight_of[term], weight / weight_of[term], int(p.lists.dfs[term]), tf, float(part)
-                    )
-                )
+                idf = float(p.lists.idfs[term])
+                parts.append(TermScore(names[term], weight / idf, idf, int(p.lists.dfs[term]), tf, float(part)))
             score = float(total + everywhere) if total > 0 else 0.0
             return Explanation(id, score, int(length[0]), p.average, p.documents, parts, float(everywhere))
 
@@ -272,15 +270,11 @@ class BM25:
     def _model(self) -> Model:
         return self.variant.model(self._postings.average, self._postings.reference)
 
-    def _weighted(self, batch: Batch) -> Batch:
-        """With idf multiplied into the weights; terms that were never published become -1."""
-        p = self._postings
-        terms = np.where(batch.terms < p.terms, batch.terms, np.int32(-1))
-        if not p.terms:
-            return batch._replace(terms=terms)
-        dfs = p.lists.dfs[terms]
-        weights = batch.weights * idf(self.variant.name, dfs, p.documents)
-        return batch._replace(terms=np.where(dfs > 0, terms, np.int32(-1)), weights=weights)
+    def _weigh(self, terms: NDArray[np.int32], model: Model) -> None:
+        """Brings what is stored about the terms up to date, if it is not."""
+        if self._postings.stale(terms):
+            with self._weighing:
+                self._postings.weigh(terms, model)
 
     def _allowed(self, ids: Ids) -> NDArray[np.uint8]:
         p = self._postings

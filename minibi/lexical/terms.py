@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,10 @@ Ids = NDArray[np.int64]
 
 
 class Batch(NamedTuple):
-    """Queries end to end: query q has terms[offsets[q] : offsets[q + 1]]; -1 is a term that no document has."""
+    """Queries end to end: query q has terms[offsets[q] : offsets[q + 1]]; -1 is a term that no document has.
+
+    weights: one for each term, or none, which is 1 for each.
+    """
 
     terms: NDArray[np.int32]
     weights: NDArray[np.float64]
@@ -121,28 +124,28 @@ class Reader:
         if isinstance(queries, (str, Mapping)):
             queries = [queries]
         found = _listed(queries, "query")
-        weights: list[float] = []
-        if any(isinstance(query, Mapping) for query in found):
+        kinds, weights = set(map(type, found)), np.zeros(0)
+        if not kinds <= {str, list, tuple} and any(isinstance(query, Mapping) for query in found):
             if not all(isinstance(query, Mapping) for query in found):
                 raise InputError("queries must be all of one kind: strings, lists of terms, or {term: weight}")
-            weights = [_weight(w) for query in found for w in query.values()]
-            found = [list(query) for query in found]
-        if set(map(type, found)) <= {list, tuple}:
+            weights = np.array([_weight(w) for query in found for w in query.values()])
+            found, kinds = [list(query) for query in found], {list}
+        if kinds <= {list, tuple}:
+            numbers = found
+            ends = np.fromiter(accumulate(map(len, found), initial=0), np.int64, len(found) + 1)
             try:
-                terms = list(map(self.vocabulary.get, chain.from_iterable(found)))
-            except TypeError:
-                terms = [None]
-            if None not in terms:  # all of them are terms that are known
-                ends = np.cumsum([0, *map(len, found)], dtype=np.int64)
-                return Batch(np.array(terms, np.int32), np.array(weights) if weights else np.ones(len(terms)), ends)
-        words, number = self._words(found, "query")
-        flat: list[int | None] = []
-        ends = [0]
-        for some in words:
-            flat.extend(map(number.get, some) if number is self.vocabulary else self._look_up(some))
-            ends.append(len(flat))
-        numbers = np.array([-1 if i is None else i for i in flat], np.int32)
-        return Batch(numbers, np.array(weights) if weights else np.ones(len(numbers)), np.array(ends, np.int64))
+                terms = np.fromiter(
+                    map(self.vocabulary.get, chain.from_iterable(found), repeat(-1)), np.int32, ends[-1]
+                )
+            except TypeError:  # one that cannot be a key
+                terms = None
+            if terms is None or (terms < 0).any():
+                self._words(found, "query")  # are they terms at all?
+        else:
+            numbers = list(map(self._look_up, self._words(found, "query")[0]))
+            ends = np.fromiter(accumulate(map(len, numbers), initial=0), np.int64, len(found) + 1)
+            terms = np.fromiter(chain.from_iterable(numbers), np.int32, ends[-1])
+        return Batch(terms, weights, ends)
 
     def _look_up(self, keys: Sequence[Any]) -> list[int]:
         """Numbers of words that need not be known, and do not become so."""
