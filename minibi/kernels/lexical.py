@@ -169,9 +169,9 @@ def _enough(table, lines, block, weights, jumps, mosts, rest, first, n, goal, ne
 
 
 @kernel
-def _collect(lists, docs, allowed, every, query, n, constant, k, known, work, best_scores, best_ids):
+def _collect(lists, ids, allowed, every, query, n, constant, k, known, work, best_scores, best_ids):
     """The k best by the first n terms, as a heap; returns its size. `known`: a score that k documents reach."""
-    rows, parts, starts, ids = lists.rows, lists.parts, lists.starts, docs.ids
+    rows, parts, starts = lists.rows, lists.parts, lists.starts
     table, places = lists.table, lists.places
     terms, weights, jumps, rest, mosts = query.terms, query.weights, query.jumps, query.rest, query.mosts
     lasts, begins, ends, lines = query.lasts, query.begins, query.ends, query.lines
@@ -302,7 +302,7 @@ def _prepare(lists, model, terms, weights, query):
     """Fills `query` with the terms that count, repeated ones added up; returns how many, and what all documents get."""
     n, keys = 0, query.keys
     for i in range(terms.shape[0]):
-        if 0 <= terms[i] < lists.dfs.shape[0] and lists.dfs[terms[i]]:
+        if 0 <= terms[i] < lists.idfs.shape[0] and lists.idfs[terms[i]] > 0:
             keys[n] = (np.int64(terms[i]) << 32) | i
             n += 1
     _sort(keys, n)
@@ -343,7 +343,7 @@ def _bound(lists, model, n, query):
 
 
 @kernel
-def _known(lists, docs, allowed, every, query, n, constant, k, work, scores, ids):
+def _known(lists, ids, allowed, every, query, n, constant, k, work, best_scores, best_ids):
     """A score that k documents reach by the rarest terms alone, 0 if that is too much to find out."""
     budget, warm, read = np.int64(0), 0, np.int64(0)
     for t in range(n):
@@ -354,13 +354,23 @@ def _known(lists, docs, allowed, every, query, n, constant, k, work, scores, ids
         warm += 1
     if read < k or budget <= WORTH:
         return np.float32(0)
-    size = _collect(lists, docs, allowed, every, query, warm, constant, k, np.float32(0), work, scores, ids)
-    return scores[0] if size == k else np.float32(0)
+    size = _collect(lists, ids, allowed, every, query, warm, constant, k, np.float32(0), work, best_scores, best_ids)
+    return best_scores[0] if size == k else np.float32(0)
 
 
 @kernel
-def search(lists, docs, rows, allowed, every, model, batch, work, k, out_scores, out_ids):
-    """The k best of each query, best first, equal scores by smaller id. out: float32, int64 [Q, k], filled before.
+def stale(moments, used, moment, terms):
+    """Whether one of the terms, if it is one of those in use, was weighed at another moment."""
+    old = 0
+    for i in range(terms.shape[0]):
+        old += 0 <= terms[i] < used and moments[terms[i]] != moment
+    return old > 0
+
+
+@kernel
+def search(lists, ids, rows, allowed, every, model, batch, work, k, out_scores, out_ids):
+    """The k best of each query, best first, equal scores by smaller id; the rest of out, float32 and int64 [Q, >= k],
+    becomes -inf and -1.
 
     batch: (terms, weights, offsets): query q has terms[offsets[q] : offsets[q + 1]], each weighed with its idf and a
     weight >= 0 (without weights: 1); a term < 0 is none. rows: how many there are. allowed: uint8 per row; every: all
@@ -375,19 +385,20 @@ def search(lists, docs, rows, allowed, every, model, batch, work, k, out_scores,
         reals[0], whole[0], whole[1], whole[2], whole[3], reals[1], whole[4], reals[2], np.empty(256, np.float64),
         reals[3], whole[5],
     )  # fmt: skip
-    scores, ids = np.empty(k, np.float32), np.empty(k, np.int64)
+    best_scores, best_ids = np.empty(k, np.float32), np.empty(k, np.int64)
     for q in range(out_ids.shape[0]):
         begin, end = batch.offsets[q], batch.offsets[q + 1]
         weights = batch.weights[begin:end]  # none, or one for each
         n, constant = _prepare(lists, model, batch.terms[begin:end], weights, query)
         if rows <= FEW:
-            size = best_of_all(lists, docs.ids, allowed, every, query, n, constant, k, work, scores, ids)
+            size = best_of_all(lists, ids, allowed, every, query, n, constant, k, work, best_scores, best_ids)
         else:
             _bound(lists, model, n, query)
-            known = _known(lists, docs, allowed, every, query, n, constant, k, work, scores, ids)
-            size = _collect(lists, docs, allowed, every, query, n, constant, k, known, work, scores, ids)
+            known = _known(lists, ids, allowed, every, query, n, constant, k, work, best_scores, best_ids)
+            size = _collect(lists, ids, allowed, every, query, n, constant, k, known, work, best_scores, best_ids)
+        out_scores[q, size:], out_ids[q, size:] = -np.inf, -1
         while size:  # the worst first, from the back
             size -= 1
-            out_scores[q, size], out_ids[q, size] = scores[0], ids[0]
-            scores[0], ids[0] = scores[size], ids[size]
-            sift_down(scores, ids, size)
+            out_scores[q, size], out_ids[q, size] = best_scores[0], best_ids[0]
+            best_scores[0], best_ids[0] = best_scores[size], best_ids[size]
+            sift_down(best_scores, best_ids, size)

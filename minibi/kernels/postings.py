@@ -1,7 +1,8 @@
 """Inverted lists: documents appended to them, packed anew, turned round.
 
 A list holds the rows of the documents that contain a term, ascending, with the counts. `lists` and `docs` are the named
-tuples of `minibi.lexical.postings`, `model` that of `minibi.lexical.variants`. The plain twins are in `minibi.lexical.plain`.
+tuples of `minibi.lexical.postings`, `model` that of `minibi.lexical.variants`. The plain twins are in
+`minibi.lexical.plain`.
 """
 
 from __future__ import annotations
@@ -58,15 +59,6 @@ def append(lists, docs, flat, offsets, first, slope, state):
             x = np.float32(tfs[starts[term] + counts[term] - 1] / (slope[0] + slope[1] * size))
             lists.tops[term] = max(lists.tops[term], x)
     return 0
-
-
-@kernel
-def stale(moments, used, moment, terms):
-    """Whether one of the terms, if it is one of those in use, was weighed at another moment."""
-    for i in range(terms.shape[0]):
-        if 0 <= terms[i] < used and moments[terms[i]] != moment:
-            return True
-    return False
 
 
 @kernel

@@ -13,7 +13,9 @@ documents become visible in portions (`PORTION` tokens), each at once. One chang
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Self
@@ -32,8 +34,8 @@ from .explanation import Explanation, TermScore
 from .postings import Postings
 from .shared_lock import SharedLock
 from .snapshot import arrays_of, load_bm25
-from .terms import Ids, Reader, as_documents, as_ids, as_new_ids, as_source
-from .variants import Model, Variant
+from .terms import Batch, Ids, Reader, as_documents, as_ids, as_new_ids, as_source
+from .variants import Variant
 
 PORTION = 1 << 22  # tokens that are added while searches wait
 QUERIES_PER_JOB = 64
@@ -66,7 +68,7 @@ class BM25:
         self._reader = Reader(as_source(tokenizer))
         self._postings = Postings(self.variant)
         self._row_of: dict[int, int] = {}
-        self._rooms: dict[str, list[Any]] = {}  # for searches to work in, by engine
+        self._rooms: dict[ModuleType, list[Any]] = defaultdict(list)  # for searches to work in, by engine
         self._next = 0  # the first id that was never in use, by default
         self._changes = threading.Lock()  # one change after the other
         self._weighing = threading.Lock()  # one search at a time brings lists up to date, to the same numbers as any
@@ -149,28 +151,27 @@ class BM25:
         k = whole("k", k, 1)
         with self._view.shared():
             p, engine = self._postings, _engine()
-            batch, model = self._reader.queries(queries), self._model()
-            self._weigh(batch.terms, model)
+            batch = self._reader.queries(queries)
+            self._weigh(batch.terms, engine)
             every = filter is None and p.documents == p.rows
             allowed = p.docs.live if filter is None else self._allowed(as_ids(filter, "filter"))
-            count = len(batch.offsets) - 1
-            scores, ids = np.full((count, k), -np.inf, np.float32), np.full((count, k), -1, np.int64)
-            rooms = self._rooms.setdefault(engine.__name__, [])
-            depth = min(k, p.documents)
+            count, rooms = len(batch.offsets) - 1, self._rooms[engine]
+            scores, ids = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
+            depth, model = min(k, p.documents), p.model()
 
-            def job(first: int, last: int) -> None:
-                part = batch._replace(offsets=batch.offsets[first : last + 1])
+            def job(part: Batch, scores: Floats, ids: Ints) -> None:
                 room = rooms.pop() if rooms else engine.new_work()
-                engine.search(
-                    p.lists, p.docs, p.rows, allowed, every, model, part, room, depth, scores[first:last], ids[first:last]
-                )
+                engine.search(p.lists, p.docs.ids, p.rows, allowed, every, model, part, room, depth, scores, ids)
                 rooms.append(room)
 
-            if depth and count <= QUERIES_PER_JOB:
-                job(0, count)
-            elif depth:
-                firsts = range(0, count, QUERIES_PER_JOB)
-                list(parallel_map(lambda first: job(first, min(first + QUERIES_PER_JOB, count)), firsts))
+            def portion(first: int) -> None:
+                at = slice(first, first + QUERIES_PER_JOB)
+                job(batch._replace(offsets=batch.offsets[first : at.stop + 1]), scores[at], ids[at])
+
+            if count <= QUERIES_PER_JOB:
+                job(batch, scores, ids)
+            else:
+                list(parallel_map(portion, range(0, count, QUERIES_PER_JOB)))
         return scores, ids
 
     def explain(self, query: Any, id: int) -> Explanation:
@@ -183,15 +184,17 @@ class BM25:
             row = self._row_of.get(id)
             if row is None:
                 raise InputError(f"id {id} is not in the index")
-            model, length = self._model(), p.docs.lengths[row : row + 1]
-            self._weigh(asked.terms, model)
+            model, length = p.model(), p.docs.lengths[row : row + 1]
+            self._weigh(asked.terms, _engine())
             chosen = plain.query_terms(p.lists, *asked[:2])
             names = list(self._reader.vocabulary)
             everywhere = plain.constant(model, [weight for _, weight in chosen])
             total, parts = np.float32(0), []
             for term, weight in chosen:
                 tf = p.count(term, row)
-                part = plain.contributions(model, weight, np.array([tf]), length)[0] if tf else np.float32(0)
+                part = np.float32(0)
+                if tf:
+                    part = plain.contributions(model, weight, plain.parts(model, np.array([tf]), length))[0]
                 total += part
                 idf = float(p.lists.idfs[term])
                 parts.append(TermScore(names[term], weight / idf, idf, int(p.lists.dfs[term]), tf, float(part)))
@@ -267,14 +270,12 @@ class BM25:
                 self._reader.keep(kept)
             self._postings, self._row_of = packed, row_of
 
-    def _model(self) -> Model:
-        return self.variant.model(self._postings.average, self._postings.reference)
-
-    def _weigh(self, terms: NDArray[np.int32], model: Model) -> None:
+    def _weigh(self, terms: NDArray[np.int32], engine: ModuleType) -> None:
         """Brings what is stored about the terms up to date, if it is not."""
-        if self._postings.stale(terms):
+        p = self._postings
+        if engine.stale(p.lists.moments, p.terms, p.moment, terms):
             with self._weighing:
-                self._postings.weigh(terms, model)
+                p.weigh(terms)
 
     def _allowed(self, ids: Ids) -> NDArray[np.uint8]:
         p = self._postings
@@ -285,8 +286,11 @@ class BM25:
 
 
 def _engine() -> ModuleType:
-    if plain_kernels():
-        return plain
+    return plain if plain_kernels() else _compiled()
+
+
+@cache
+def _compiled() -> ModuleType:
     from ..kernels import lexical
 
     return lexical

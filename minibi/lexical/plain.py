@@ -41,10 +41,6 @@ def append(lists: Any, docs: Any, flat: NDArray, offsets: NDArray, first: int, s
     return 0
 
 
-def stale(moments: NDArray, used: int, moment: int, terms: NDArray) -> bool:
-    return bool((moments[terms[(terms >= 0) & (terms < used)]] != moment).any())
-
-
 def weigh(lists: Any, lengths: NDArray, terms: NDArray, model: Model) -> None:
     for term in terms:
         at = slice(lists.starts[term], lists.starts[term] + lists.counts[term])
@@ -85,7 +81,7 @@ def query_terms(lists: Any, terms: NDArray, weights: NDArray) -> list[tuple[int,
     """(term, weight * idf) of a query, heaviest first, repeated terms added up, those without weight left out."""
     total: dict[int, float] = {}
     for term, weight in zip(terms.tolist(), weights.tolist() or [1.0] * len(terms), strict=True):
-        if 0 <= term < len(lists.dfs) and lists.dfs[term]:
+        if 0 <= term < len(lists.idfs) and lists.idfs[term] > 0:
             total[term] = total.get(term, 0.0) + weight * float(lists.idfs[term])
     return sorted(((t, w) for t, w in total.items() if w > 0), key=lambda pair: -np.float32(pair[1]))
 
@@ -96,9 +92,9 @@ def parts(model: Model, tfs: NDArray, lengths: NDArray) -> NDArray[np.float32]:
     return tf / (tf + (model.c0 + model.c1 * lengths.astype(np.float32)))
 
 
-def contributions(model: Model, weight: float, tfs: NDArray, lengths: NDArray) -> NDArray[np.float32]:
+def contributions(model: Model, weight: float, parts: NDArray[np.float32]) -> NDArray[np.float32]:
     """What a term of this weight gives to documents that hold it."""
-    return np.float32(weight * model.scale) * parts(model, tfs, lengths) + np.float32(weight * model.jump)
+    return np.float32(weight * model.scale) * parts + np.float32(weight * model.jump)
 
 
 def constant(model: Model, weights: list[float]) -> np.float32:
@@ -113,20 +109,24 @@ def new_work() -> None:
     """The kernel needs room, this does not."""
 
 
+def stale(moments: NDArray, used: int, moment: int, terms: NDArray) -> bool:
+    return bool((moments[terms[(terms >= 0) & (terms < used)]] != moment).any())
+
+
 def search(
-    lists: Any, docs: Any, rows: int, allowed: NDArray, every: bool, model: Model, batch: Any, work: None, k: int,
+    lists: Any, ids: NDArray, rows: int, allowed: NDArray, every: bool, model: Model, batch: Any, work: None, k: int,
     out_scores: NDArray, out_ids: NDArray,
 ) -> None:  # fmt: skip
     """The k best of each query, by summing up every document."""
+    out_scores[:], out_ids[:] = -np.inf, -1
     for q in range(len(out_ids)):
         at = slice(batch.offsets[q], batch.offsets[q + 1])
         chosen = query_terms(lists, batch.terms[at], batch.weights[at])
         sums = np.zeros(rows, np.float32)
         for term, weight in chosen:
             postings = slice(lists.starts[term], lists.starts[term] + lists.counts[term])
-            held = lists.rows[postings]
-            sums[held] += contributions(model, weight, lists.tfs[postings], docs.lengths[held])
+            sums[lists.rows[postings]] += contributions(model, weight, lists.parts[postings])
         hits = np.flatnonzero((sums > 0) & (allowed[:rows] > 0))
         scores = sums[hits] + constant(model, [weight for _, weight in chosen])
-        best = np.lexsort((docs.ids[hits], -scores))[:k]
-        out_scores[q, : len(best)], out_ids[q, : len(best)] = scores[best], docs.ids[hits[best]]
+        best = np.lexsort((ids[hits], -scores))[:k]
+        out_scores[q, : len(best)], out_ids[q, : len(best)] = scores[best], ids[hits[best]]

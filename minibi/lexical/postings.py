@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..environment import plain_kernels
+from . import plain
 from .variants import Model, Variant, idf
 
 ROOM = 8  # a packed list has 1 / ROOM more places than postings
@@ -85,6 +86,7 @@ class Postings:
         self.tokens = 0  # of live documents
         self.reference = 0.0
         self.moment = 1  # counts changes
+        self._model = 0, variant.model(0.0, 0.0)
 
     @property
     def average(self) -> float:
@@ -98,8 +100,6 @@ class Postings:
 
     def engine(self) -> ModuleType:
         if plain_kernels():
-            from . import plain
-
             return plain
         from ..kernels import postings
 
@@ -146,17 +146,19 @@ class Postings:
         self.docs.live[rows] = 0
         self.documents -= len(rows)
 
-    def stale(self, terms: NDArray[np.int32]) -> bool:
-        """Whether `weigh` has work to do for one of the terms. A negative term is none."""
-        return bool(self.engine().stale(self.lists.moments, self.terms, self.moment, terms))
+    def model(self) -> Model:
+        """The formula of this moment."""
+        if self._model[0] != self.moment:
+            self._model = self.moment, self.variant.model(self.average, self.reference)
+        return self._model[1]
 
-    def weigh(self, terms: NDArray[np.int32], model: Model) -> None:
-        """Brings idfs and parts of the terms up to this moment. One caller at a time."""
+    def weigh(self, terms: NDArray[np.int32]) -> None:
+        """Brings idfs and parts of the terms up to this moment. One caller at a time; a negative term is none."""
         lists = self.lists
         terms = np.unique(terms[(terms >= 0) & (terms < self.terms)])
         terms = terms[lists.moments[terms] != self.moment]
         lists.idfs[terms] = idf(self.variant.name, lists.dfs[terms], self.documents)
-        self.engine().weigh(lists, self.docs.lengths, terms, model)
+        self.engine().weigh(lists, self.docs.lengths, terms, self.model())
         lists.moments[terms] = self.moment
 
     def terms_of(self, row: int) -> NDArray[np.int32]:
@@ -212,6 +214,9 @@ class Postings:
         codes = lists.table[lists.lines[terms[there]], rows[there] // BLOCK]
         if (x > lists.tops[terms] * 1.000001).any() or (x[there] / (x[there] + 1) * 255 > codes * 1.000001).any():
             problems.append("a bound is too low")
+        fresh = lists.moments[terms] == self.moment
+        if (lists.parts[places] != plain.parts(self.model(), tfs, lengths[rows]))[fresh].any():
+            problems.append("what a posting gives is wrong")
         held = np.zeros(lists.table.shape, np.int32)
         np.add.at(held, (lists.lines[terms[there]], rows[there] // BLOCK), 1)
         if lists.places[:, 0].any() or (np.diff(lists.places) != held).any():

@@ -131,21 +131,22 @@ class Reader:
             weights = np.array([_weight(w) for query in found for w in query.values()])
             found, kinds = [list(query) for query in found], {list}
         if kinds <= {list, tuple}:
-            numbers = found
-            ends = np.fromiter(accumulate(map(len, found), initial=0), np.int64, len(found) + 1)
-            try:
-                terms = np.fromiter(
-                    map(self.vocabulary.get, chain.from_iterable(found), repeat(-1)), np.int32, ends[-1]
-                )
-            except TypeError:  # one that cannot be a key
-                terms = None
-            if terms is None or (terms < 0).any():
-                self._words(found, "query")  # are they terms at all?
+            numbers = self._numbers(found)
         else:
-            numbers = list(map(self._look_up, self._words(found, "query")[0]))
-            ends = np.fromiter(accumulate(map(len, numbers), initial=0), np.int64, len(found) + 1)
-            terms = np.fromiter(chain.from_iterable(numbers), np.int32, ends[-1])
-        return Batch(terms, weights, ends)
+            found = list(map(self._look_up, self._words(found, "query")[0]))
+            numbers = list(chain.from_iterable(found))
+        ends = np.array(list(accumulate(map(len, found), initial=0)), np.int64)
+        return Batch(np.array(numbers, np.int32), weights, ends)
+
+    def _numbers(self, queries: Sequence[Sequence[Any]]) -> list[int]:
+        """Of terms, -1 for one that is unknown."""
+        try:
+            numbers = list(map(self.vocabulary.get, chain.from_iterable(queries), repeat(-1)))
+        except TypeError:  # one that cannot be a key
+            numbers = [-1]
+        if -1 in numbers and not set(map(type, chain.from_iterable(queries))) <= {str}:
+            self._words(queries, "query")  # says which is no term
+        return numbers
 
     def _look_up(self, keys: Sequence[Any]) -> list[int]:
         """Numbers of words that need not be known, and do not become so."""
