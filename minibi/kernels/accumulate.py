@@ -9,9 +9,9 @@ from numba.extending import intrinsic
 from . import simd
 from .cache import inline, kernel
 from .heap import offer
-from .keys import bits_of, float_of
+from .keys import bits_of
 from .matmul import ADDRESS
-from .simd import ir
+from .simd import Loop, ir
 
 BLOCK = 64  # rows that are looked at together
 
@@ -65,54 +65,88 @@ def least_of(score, constant):
     return max(np.int32(1), bits_of(np.float32(max(0.0, goal))))
 
 
+@intrinsic
+def _add(typing_context, sums, plane, weight, count):
+    def generate(context, builder, signature, args):
+        e, (sums, plane, weight, count) = builder, args
+        weight = simd.splat(e, weight)
+        with Loop(e, e.mul(count, simd.i64(4)), step=4 * BLOCK) as loop:
+            here, there = e.add(sums, loop.index), e.add(plane, loop.index)
+            for part in range(0, 4 * BLOCK, 4 * simd.LANES):
+                x = simd.load(e, here, part) + simd.load(e, there, part) * weight
+                simd.store(e, x, here, part)
+            loop.next()
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, ADDRESS, types.float32, ADDRESS), generate
+
+
+@intrinsic
+def _columns(typing_context, sums, blocks, columns):
+    """The largest of every 64th number, 64 times."""
+
+    def generate(context, builder, signature, args):
+        e, (sums, blocks, columns) = builder, args
+        nothing = [simd.constant(e, 0.0)] * (BLOCK // simd.LANES)
+        with Loop(e, e.mul(blocks, simd.i64(4 * BLOCK)), nothing, step=4 * BLOCK) as loop:
+            here = e.add(sums, loop.index)
+            loop.next(*(x.max(simd.load(e, here, 4 * simd.LANES * i)) for i, x in enumerate(loop.carried)))
+        for i, x in enumerate(loop.results):
+            simd.store(e, x, columns, 4 * simd.LANES * i)
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, ADDRESS, ADDRESS), generate
+
+
 @kernel
-def _reached_by(bits, blocks, k, best):
-    """The bits of a sum that at least k rows reach: every 64th row makes a group, and k groups have a row so good."""
-    columns = best[BLOCK:]
-    columns[:] = 0
-    for block in range(blocks):
-        some = bits[block * BLOCK : (block + 1) * BLOCK]
-        for i in range(BLOCK):
-            columns[i] = max(columns[i], some[i])
-    best[:k] = 0
-    for i in range(BLOCK):  # the k largest, in ascending order
-        x, at = columns[i], 0
-        if x > best[0]:
-            while at + 1 < k and best[at + 1] < x:
-                best[at] = best[at + 1]
-                at += 1
-            best[at] = x
-    return best[0]
+def _reached_by(sums, blocks, k, columns):
+    """A sum that at least k rows reach: every 64th row makes a group, and k groups have a row so good."""
+    _columns(sums.ctypes.data, blocks, columns.ctypes.data)
+    for i in range(1, BLOCK):  # the k largest come to the front, in descending order
+        x, at = columns[i], min(i, k)
+        if at == k and x <= columns[k - 1]:
+            continue
+        at -= at == k
+        while at and columns[at - 1] < x:
+            columns[at] = columns[at - 1]
+            at -= 1
+        columns[at] = x
+    return columns[k - 1]
 
 
 @kernel
 def best_of_all(lists, ids, allowed, every, query, n, constant, k, work, best_scores, best_ids):
     """The k best by all n terms, as a heap; returns its size. No posting is left out. every: all rows are allowed.
 
-    For rows that fit work.sums, where bounds and look-ups would cost more than the postings they save.
+    For rows that fit work.sums, where bounds and look-ups would cost more than the postings they save. Lists of terms
+    with a plane are added row by row as far as it goes.
     """
-    rows, parts, sums = lists.rows, lists.parts, work.sums
-    high = np.int64(0)
+    rows, parts, planes, sums = lists.rows, lists.parts, lists.planes, work.sums
+    high, width = np.int64(0), planes.shape[1]
     for t in range(n):
-        begin = lists.starts[query.terms[t]]
-        end = begin + lists.counts[query.terms[t]]
+        term = query.terms[t]
+        begin = lists.starts[term]
+        end = begin + lists.counts[term]
         high = max(high, rows[end - 1] + 1)
+        if lists.planes_of[term] >= 0 and query.jumps[t] == 0:
+            _add(sums.ctypes.data, planes[lists.planes_of[term]].ctypes.data, query.weights[t], width)
+            begin += lists.places[lists.lines[term], width // BLOCK]
         scatter(rows, parts, begin, end, np.uint32(0), query.weights[t], query.jumps[t], sums)
     blocks, bits = (high + BLOCK - 1) // BLOCK, sums.view(np.int32)
     if not every:
         for i in range(high):
             bits[i] *= allowed[i]
     size, least = 0, np.int32(1)
-    if k <= BLOCK:
-        known = float_of(_reached_by(bits, blocks, k, work.columns))
-        least = least_of(known + constant, constant)
+    if 0 < k <= BLOCK:
+        least = least_of(_reached_by(sums, blocks, k, work.columns) + constant, constant)
     for block in range(blocks):
         mask = reach(bits, block, least)
         while mask:
             row = np.uint64(block * BLOCK) + lowest(mask)
             mask &= mask - np.uint64(1)
             size = offer(best_scores, best_ids, size, k, sums[row] + constant, ids[row])
-        if size == k:
+        if size == k and k > BLOCK:
             least = least_of(best_scores[0], constant)
-    sums[: blocks * BLOCK] = 0
+    for i in range(blocks * BLOCK):
+        sums[i] = 0
     return size

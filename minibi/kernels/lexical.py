@@ -23,10 +23,10 @@ from .accumulate import BLOCK, best_of_all, least_of, lowest, reach, scatter
 from .cache import inline, kernel
 from .heap import offer, sift_down
 from .keys import bits_of, fetch
+from .postings import FEW
 
 WINDOW = 8192  # rows; their sums take 32 KB
 WIDE = 8 * WINDOW  # where few postings are expected
-FEW = 2 * WINDOW  # rows; if there are no more, every posting is read
 SPARSE = 16  # with less than one posting expected for so many rows, windows are wide
 REVISIT = 3  # with less than one for so many, sums are revisited posting by posting, not block by block
 WARM_SHARE = 8  # the first pass may read 1 / WARM_SHARE of the postings
@@ -42,14 +42,14 @@ class Work(NamedTuple):
     candidates: np.ndarray  # int64 [WIDE]: rows
     partial: np.ndarray  # float32 [WIDE]: their sums so far
     needed: np.ndarray  # float64 [WINDOW / BLOCK]: the least sum of a candidate, block by block
-    columns: np.ndarray  # int32 [2 * BLOCK]
+    columns: np.ndarray  # float32 [BLOCK]
 
 
 def new_work():
     """To be used by one search at a time, again and again."""
     return Work(
         np.zeros(WIDE, np.float32), np.zeros(WIDE, np.int64), np.zeros(WIDE, np.float32),
-        np.zeros(WINDOW // BLOCK, np.float64), np.zeros(2 * BLOCK, np.int32),
+        np.zeros(WINDOW // BLOCK, np.float64), np.zeros(BLOCK, np.float32),
     )  # fmt: skip
 
 
@@ -396,7 +396,8 @@ def search(lists, ids, rows, allowed, every, model, batch, work, k, out_scores, 
             _bound(lists, model, n, query)
             known = _known(lists, ids, allowed, every, query, n, constant, k, work, best_scores, best_ids)
             size = _collect(lists, ids, allowed, every, query, n, constant, k, known, work, best_scores, best_ids)
-        out_scores[q, size:], out_ids[q, size:] = -np.inf, -1
+        for i in range(size, out_ids.shape[1]):
+            out_scores[q, i], out_ids[q, i] = -np.inf, -1
         while size:  # the worst first, from the back
             size -= 1
             out_scores[q, size], out_ids[q, size] = best_scores[0], best_ids[0]
