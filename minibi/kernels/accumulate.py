@@ -9,11 +9,12 @@ from numba.extending import intrinsic
 from . import simd
 from .cache import inline, kernel
 from .heap import offer
-from .keys import bits_of
+from .keys import bits_of, fetch
 from .matmul import ADDRESS
 from .simd import Loop, ir
 
 BLOCK = 64  # rows that are looked at together
+AHEAD = 128  # postings asked for before they are read
 
 
 @kernel
@@ -66,22 +67,6 @@ def least_of(score, constant):
 
 
 @intrinsic
-def _add(typing_context, sums, plane, weight, count):
-    def generate(context, builder, signature, args):
-        e, (sums, plane, weight, count) = builder, args
-        weight = simd.splat(e, weight)
-        with Loop(e, e.mul(count, simd.i64(4)), step=4 * BLOCK) as loop:
-            here, there = e.add(sums, loop.index), e.add(plane, loop.index)
-            for part in range(0, 4 * BLOCK, 4 * simd.LANES):
-                x = simd.load(e, here, part) + simd.load(e, there, part) * weight
-                simd.store(e, x, here, part)
-            loop.next()
-        return context.get_dummy_value()
-
-    return types.void(ADDRESS, ADDRESS, types.float32, ADDRESS), generate
-
-
-@intrinsic
 def _columns(typing_context, sums, blocks, columns):
     """The largest of every 64th number, 64 times."""
 
@@ -115,26 +100,23 @@ def _reached_by(sums, blocks, k, columns):
 
 
 @kernel
-def best_of_all(lists, ids, allowed, every, query, n, constant, k, work, best_scores, best_ids):
-    """The k best by all n terms, as a heap; returns its size. No posting is left out. every: all rows are allowed.
+def best_of_all(lists, ids, count, allowed, every, query, n, constant, k, work, best_scores, best_ids):
+    """The k best of `count` rows by all n terms, as a heap; returns its size. every: all rows are allowed.
 
-    For rows that fit work.sums, where bounds and look-ups would cost more than the postings they save. Lists of terms
-    with a plane are added row by row as far as it goes.
+    No posting is left out: where sums of all rows fit a cache, bounds and look-ups would cost more than they save.
     """
-    rows, parts, planes, sums = lists.rows, lists.parts, lists.planes, work.sums
-    high, width = np.int64(0), planes.shape[1]
+    rows, parts, sums = lists.rows, lists.parts, work.sums
+    for t in range(n):  # lists are seldom in a cache: ask for all before the first is read
+        begin = lists.starts[query.terms[t]]
+        query.begins[t], query.ends[t] = begin, begin + lists.counts[query.terms[t]]
+        size = 4 * min(AHEAD, lists.counts[query.terms[t]])
+        fetch(rows.ctypes.data + 4 * begin, size)
+        fetch(parts.ctypes.data + 4 * begin, size)
     for t in range(n):
-        term = query.terms[t]
-        begin = lists.starts[term]
-        end = begin + lists.counts[term]
-        high = max(high, rows[end - 1] + 1)
-        if lists.planes_of[term] >= 0 and query.jumps[t] == 0:
-            _add(sums.ctypes.data, planes[lists.planes_of[term]].ctypes.data, query.weights[t], width)
-            begin += lists.places[lists.lines[term], width // BLOCK]
-        scatter(rows, parts, begin, end, np.uint32(0), query.weights[t], query.jumps[t], sums)
-    blocks, bits = (high + BLOCK - 1) // BLOCK, sums.view(np.int32)
+        scatter(rows, parts, query.begins[t], query.ends[t], np.uint32(0), query.weights[t], query.jumps[t], sums)
+    blocks, bits = (count + BLOCK - 1) // BLOCK, sums.view(np.int32)
     if not every:
-        for i in range(high):
+        for i in range(count):
             bits[i] *= allowed[i]
     size, least = 0, np.int32(1)
     if 0 < k <= BLOCK:

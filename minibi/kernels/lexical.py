@@ -23,10 +23,10 @@ from .accumulate import BLOCK, best_of_all, least_of, lowest, reach, scatter
 from .cache import inline, kernel
 from .heap import offer, sift_down
 from .keys import bits_of, fetch
-from .postings import FEW
 
 WINDOW = 8192  # rows; their sums take 32 KB
 WIDE = 8 * WINDOW  # where few postings are expected
+FEW = 2 * WINDOW  # rows; if there are no more, every posting is read
 SPARSE = 16  # with less than one posting expected for so many rows, windows are wide
 REVISIT = 3  # with less than one for so many, sums are revisited posting by posting, not block by block
 WARM_SHARE = 8  # the first pass may read 1 / WARM_SHARE of the postings
@@ -391,7 +391,7 @@ def search(lists, ids, rows, allowed, every, model, batch, work, k, out_scores, 
         weights = batch.weights[begin:end]  # none, or one for each
         n, constant = _prepare(lists, model, batch.terms[begin:end], weights, query)
         if rows <= FEW:
-            size = best_of_all(lists, ids, allowed, every, query, n, constant, k, work, best_scores, best_ids)
+            size = best_of_all(lists, ids, rows, allowed, every, query, n, constant, k, work, best_scores, best_ids)
         else:
             _bound(lists, model, n, query)
             known = _known(lists, ids, allowed, every, query, n, constant, k, work, best_scores, best_ids)

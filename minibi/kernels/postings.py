@@ -12,7 +12,6 @@ import numpy as np
 from .cache import kernel
 
 BLOCK = 64  # rows that share an entry of the table
-FEW = 1 << 14  # rows; if there are no more, a search reads every posting
 
 
 @kernel
@@ -72,10 +71,6 @@ def weigh(lists, lengths, terms, model):
         for i in range(rows.shape[0]):
             tf = np.float32(tfs[i])
             parts[i] = tf / (tf + (model.c0 + model.c1 * np.float32(lengths[np.uint32(rows[i])])))
-        if lists.planes_of[terms[t]] >= 0:
-            plane = lists.planes[lists.planes_of[terms[t]]]
-            for i in range(lists.places[lists.lines[terms[t]], plane.shape[0] // BLOCK]):
-                plane[rows[i]] = parts[i]
 
 
 @kernel

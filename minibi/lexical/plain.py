@@ -45,9 +45,6 @@ def weigh(lists: Any, lengths: NDArray, terms: NDArray, model: Model) -> None:
     for term in terms:
         at = slice(lists.starts[term], lists.starts[term] + lists.counts[term])
         lists.parts[at] = parts(model, lists.tfs[at], lengths[lists.rows[at]])
-        if lists.planes_of[term] >= 0:
-            plane, rows = lists.planes[lists.planes_of[term]], lists.rows[at]
-            plane[rows[rows < len(plane)]] = lists.parts[at][rows < len(plane)]
 
 
 def count_documents(flat: NDArray, offsets: NDArray, need: NDArray) -> None:

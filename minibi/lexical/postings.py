@@ -32,8 +32,6 @@ SMALL = 4096  # postings; below, tidying up is not worth a thought
 DRIFT = 0.1
 BLOCK = 64  # rows that share an entry of the table, as in kernels.lexical
 SELDOM = 128  # a term in fewer than 1 / SELDOM of the rows gets no line in the table
-OFTEN = 8  # one in at least 1 / OFTEN of them gets a plane, if there are at most FEW rows
-FEW = 1 << 14  # as in kernels.postings
 
 
 class Lists(NamedTuple):
@@ -50,15 +48,13 @@ class Lists(NamedTuple):
     moments: NDArray[np.int64]
     tops: NDArray[np.float32]
     lines: NDArray[np.int32]  # where the term stands in the table, -1 for seldom ones
-    planes_of: NDArray[np.int32]  # where it stands in the planes, -1 for most
     table: NDArray[
         np.uint8
     ]  # [lines, blocks of rows]: a code >= the largest x in the block, 0 if the term is not in it
     places: NDArray[np.int32]  # [lines, blocks + 1]: how many of the term's postings come before the block
-    planes: NDArray[np.float32]  # [planes, rows of the blocks]: parts row by row, 0 where the term is not
 
 
-ARENA, TABLES = Lists._fields[:3], Lists._fields[-3:]
+ARENA, TABLES = Lists._fields[:3], Lists._fields[-2:]
 NOT_BY_TERM = ARENA + TABLES
 
 
@@ -263,7 +259,7 @@ class Postings:
             self.lists = self.lists._replace(
                 **{name: _grown(getattr(self.lists, name), self.terms, terms) for name in of_terms}
             )
-            self.lists.lines[self.terms :] = self.lists.planes_of[self.terms :] = -1
+            self.lists.lines[self.terms :] = -1
         self.terms = max(self.terms, terms)
         docs = self.docs
         if rows > len(docs.ids):
@@ -296,21 +292,14 @@ def empty_lists(
 ) -> Lists:
     """Room for the postings of terms that so many of the `rows` documents hold."""
     often, blocks = dfs >= max(1, rows // SELDOM), rows // BLOCK
-    very = (dfs >= rows // OFTEN) & (0 < rows <= FEW)
     return Lists(
         rows=np.zeros(places, np.int32), tfs=np.zeros(places, np.int32), parts=np.zeros(places, np.float32),
         starts=starts, counts=np.zeros_like(dfs), caps=caps, dfs=dfs,
         idfs=np.zeros(len(dfs)), moments=np.zeros(len(dfs), np.int64), tops=np.zeros(len(dfs), np.float32),
-        lines=_numbered(often), planes_of=_numbered(very),
+        lines=np.where(often, np.cumsum(often) - 1, -1).astype(np.int32),
         table=np.zeros((int(often.sum()), blocks), np.uint8),
         places=np.zeros((int(often.sum()), blocks + 1), np.int32),
-        planes=np.zeros((int(very.sum()), blocks * BLOCK), np.float32),
     )  # fmt: skip
-
-
-def _numbered(which: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """0, 1, ... for those that are, -1 for the others."""
-    return np.where(which, np.cumsum(which) - 1, -1).astype(np.int32)
 
 
 def _grown(a: NDArray, used: int, least: int) -> NDArray:
