@@ -93,7 +93,7 @@ def test_all_of_a_small_collection(compiled, k, share):
 
 
 def test_the_first_search_after_a_change_is_as_good_as_any():
-    """What lists give is as of one moment: whatever order lists are brought up to date in, scores are those of today."""
+    """Whenever and in whatever order lists were brought up to date, scores are those of today."""
     docs = zipf(400, 60, 8, seed=9)
     index, fresh = BM25(), BM25()
     index.add(docs[:300])
