@@ -14,9 +14,12 @@ what is bounded: the inner product, less half the row's squared norm for squared
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numba import types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from . import simd
 from .cache import inline, kernel
@@ -29,13 +32,59 @@ from .matmul import ADDRESS, PANEL, ROWS
 from .simd import LANES, Lanes, Loop, i64, ir
 
 BLOCK = PANEL  # rows that are summed and sifted together
-COARSE, FINE = 1, 2  # columns of `terms` with the distances from 4 and from 8 bits
+COARSE, FINE, NORM = 1, 2, 3  # columns of `terms`: distance from 4 bits, from 8 bits, norm
 SCALE, TOTAL, REACH, ERROR, HALF_UP, HALF_LOW, SLACK = range(7)  # floats behind a query's bytes
-ROUNDING = np.float64(2.0**-23)  # two units of rounding
-TINY = np.float64(2.0**-116)  # more than anything loses that is too small for float32
-ONE_UP = np.float64(1.000001)
-LOWS, KEPT, USELESS = range(3)  # of `sizes`: lower bounds held, rows kept, whether the bounds are too wide
+TINY = np.float64(1e-20)  # more than a length loses where squares are too small for float32
+LEAST = np.float64(1e-35)  # and a product
+HELD, KEPT, USELESS = range(3)  # of `sizes`: lower bounds held, rows kept, whether the bounds are too wide
+ROOM = 2048  # rows kept for a query, and four for each neighbour it asks for
 WAITING, AHEAD = 16, 8  # rows asked for together before they are read
+
+
+@intrinsic
+def _encode_row(typing_context, y, width, high, low, inverse, factor):
+    """One row's planes; returns the squares of its norm and of its distances from 4 and from 8 bits."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        y, width, high, low, inverse, factor = args
+        inverse, factor = simd.splat(e, inverse), simd.splat(e, factor)
+        nibble, four, middle = _ints(15), _ints(4), _ints(8)
+        octets = ir.VectorType(simd.i8, LANES)
+        with Loop(e, width, [simd.constant(e, 0.0)] * 3, step=128) as loop:
+            sums, out = loop.carried, e.lshr(loop.index, i64(1))
+            for part in range(0, 64, LANES):
+                both = []
+                for half in (0, 64):
+                    x = simd.load(e, e.add(y, e.mul(loop.index, i64(4))), 4 * (half + part))
+                    shifted = x * inverse + simd.ROUND
+                    c = e.sub(shifted.bits(), simd.constant(e, simd.ROUND).bits())
+                    level = simd.to_floats(e, e.add(e.and_(c, e.not_(nibble)), middle))
+                    misses = x, x - level * factor, x - (shifted - simd.ROUND) * factor
+                    sums = [total + miss * miss for total, miss in zip(sums, misses, strict=True)]
+                    both.append(c)
+                for plane, shift, flip in ((high, four, 8), (low, _ints(0), 0)):
+                    first, second = (e.and_(e.xor(e.ashr(c, shift), _ints(flip)), nibble) for c in both)
+                    bytes_ = e.trunc(e.or_(first, e.shl(second, four)), octets)
+                    at = e.add(e.add(plane, out), i64(part))
+                    e.store(bytes_, e.inttoptr(at, ir.PointerType(octets)), align=1)
+            loop.next(*sums)
+        return context.make_tuple(e, signature.return_type, [simd.sum_lanes(e, s) for s in loop.results])
+
+    return types.UniTuple(types.float32, 3)(*[ADDRESS] * 4, types.float32, types.float32), generate
+
+
+@intrinsic
+def _largest(typing_context, y, width):
+    def generate(context, builder, signature, args):
+        e = builder
+        y, width = args
+        with Loop(e, width, [simd.constant(e, 0.0)], step=LANES) as loop:
+            x = simd.load(e, e.add(y, e.mul(loop.index, i64(4))))
+            loop.next(loop.carried[0].max(x.max(x * -1.0)))
+        return simd.max_lanes(e, loop.results[0])
+
+    return types.float32(ADDRESS, ADDRESS), generate
 
 
 @kernel
@@ -43,36 +92,16 @@ def encode(y, rounding, high, low, terms):
     """Rotated rows y [n, W] -> their planes and terms. rounding: share of a norm that covers what float32 loses."""
     n, width = y.shape
     for i in range(n):
-        row, upper, lower = y[i], high[i], low[i]
-        top = np.float32(0)
-        for j in range(width):
-            top = max(top, abs(row[j]))
+        row = y[i].ctypes.data
+        top = _largest(row, width)
         inverse, factor = np.float32(127) / max(top, np.float32(1e-30)), top / np.float32(127)
-        norm, fine, coarse = 0.0, 0.0, 0.0
-        for first in range(0, width, 128):
-            for half in range(0, 128, 64):
-                shift = half >> 4  # 0 or 4
-                for j in range(64):
-                    x = row[first + half + j]
-                    c = np.int32(np.rint(x * inverse)) + np.int32(128)
-                    at = (first >> 1) + j
-                    if half == 0:
-                        upper[at], lower[at] = c >> 4, c & 15
-                    else:
-                        upper[at] |= np.uint8((c >> 4) << shift)
-                        lower[at] |= np.uint8((c & 15) << shift)
-                    wide = np.float64(x)
-                    a = wide - np.float64(factor) * np.float64(c - 128)
-                    b = wide - np.float64(factor) * np.float64((c & ~15) - 120)
-                    norm += wide * wide
-                    fine += a * a
-                    coarse += b * b
-        norm = np.sqrt(norm)
+        squares = _encode_row(row, width, high[i].ctypes.data, low[i].ctypes.data, inverse, factor)
+        norm = np.sqrt(np.float64(squares[0]))
         more = rounding * norm + TINY
         terms[i, 0] = factor
-        terms[i, COARSE] = np.float32(np.sqrt(coarse) * ONE_UP + more)
-        terms[i, FINE] = np.float32(np.sqrt(fine) * ONE_UP + more)
-        terms[i, 3] = np.float32(norm)
+        terms[i, COARSE] = np.float32(np.sqrt(np.float64(squares[1])) * (1 + rounding) + more)
+        terms[i, FINE] = np.float32(np.sqrt(np.float64(squares[2])) * (1 + rounding) + more)
+        terms[i, NORM] = np.float32(norm)
 
 
 @kernel
@@ -95,11 +124,11 @@ def encode_queries(y, rounding, half, out):
             norm += wide * wide
             error += a * a
         norm = np.sqrt(norm)
-        error = np.sqrt(error) * ONE_UP + rounding * norm + TINY
+        error = np.sqrt(error) * (1 + rounding) + rounding * norm + TINY
         terms[SCALE], terms[TOTAL] = scale, np.float32(total)
-        terms[REACH], terms[ERROR] = np.float32((norm + error) * ONE_UP), np.float32(error)
+        terms[REACH], terms[ERROR] = np.float32((norm + error) * (1 + rounding)), np.float32(error)
         terms[HALF_UP], terms[HALF_LOW] = np.float32(half * (1 - 4 * rounding)), np.float32(half * (1 + 4 * rounding))
-        terms[SLACK] = np.float32(2 * half * rounding * norm * norm + TINY)
+        terms[SLACK] = np.float32(2 * half * rounding * norm * norm + LEAST)
         terms[7] = 0
 
 
@@ -194,7 +223,7 @@ def _pass16(typing_context, sums, shift, offset, terms, error, query, limit):
         scale, reach, spread, half, slack = (
             simd.broadcast(e, query, 4 * at) for at in (SCALE, REACH, ERROR, HALF_UP, SLACK)
         )
-        factor, norm = simd.load(e, terms), simd.load(e, terms, 4 * 3 * BLOCK)
+        factor, norm = simd.load(e, terms), simd.load(e, terms, 4 * NORM * BLOCK)
         bound = norm.fma(spread, slack)
         bound = simd.load(e, e.add(terms, error)).fma(reach, bound)
         bound = (norm * norm * -1.0).fma(half, bound)
@@ -213,185 +242,201 @@ def _lowest_bit(typing_context, mask):
     return types.int64(types.int64), generate
 
 
+class Planes(NamedTuple):
+    """The planes and terms of all rows; where `chosen`, only the rows which [n] count."""
+
+    high: NDArray[np.uint8]
+    low: NDArray[np.uint8]
+    terms: NDArray[np.float32]
+    which: NDArray[np.int64]
+    chosen: bool
+
+
+class Left(NamedTuple):
+    """What is left for each query: the k best lower bounds [Q, k], a heap, with their rows; upper bounds [Q, room] of
+    the rows that may be among the k nearest; sizes [Q, 3], see above; limits [Q]: a lower value is not among them."""
+
+    lows: NDArray[np.float32]
+    low_rows: NDArray[np.int64]
+    uppers: NDArray[np.float32]
+    rows: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    limits: NDArray[np.float32]
+
+
+def left_for(queries: int, k: int) -> Left:
+    """Room for the rows that are left."""
+    heap, kept = (queries, k), (queries, ROOM + 4 * k)
+    tables = [np.empty(shape, dtype) for shape in (heap, kept) for dtype in (np.float32, np.int64)]
+    return Left(*tables, np.zeros((queries, 3), np.int64), np.full(queries, -np.inf, np.float32))
+
+
 _by_six, _by_four = tile8(ROWS, signed_rows=True), tile8(4, signed_rows=True)
 
 
 @inline
-def _passing(sums, shift, offset, terms, column, query, limit):
-    """64 bits: which rows of the block may reach the limit. sums: the address of int32 [64]."""
-    mask = np.int64(0)
+def _passing(sums, shift, offset, columns, column, query, limit):
+    """A bit for each row of the block that may reach the limit. sums: the address of int32 [BLOCK]."""
+    mask, terms = np.int64(0), columns.ctypes.data
     for part in range(0, BLOCK, LANES):
-        error = 4 * (BLOCK * column)
-        mask |= _pass16(sums + 4 * part, shift, offset, terms + 4 * part, error, query, limit) << part
+        at = terms + 4 * part
+        mask |= _pass16(sums + 4 * part, shift, offset, at, 4 * BLOCK * column, query, limit) << part
     return mask
 
 
 @inline
-def _bound(centred, term, query, error):
-    """(upper, lower) bound of a row's value from its whole number; term: address of its terms."""
-    factor, norm = load_float(term), load_float(term + 12)
-    middle = np.float32(centred) * (factor * load_float(query + 4 * SCALE))
-    reach = load_float(term + 4 * error) * load_float(query + 4 * REACH)
-    reach += norm * load_float(query + 4 * ERROR) + load_float(query + 4 * SLACK)
-    square = norm * norm
+def _take(rows, first, count, block, columns):
+    """The numbers and terms of a block's rows, the last one repeated to fill it; returns a bit for each that counts."""
+    for i in range(BLOCK):
+        at = min(first + i, count - 1)
+        row = rows.which[at] if rows.chosen else at
+        block[i] = row
+        for j in range(4):
+            columns[j, i] = rows.terms[row, j]
+    return np.int64(-1) if count - first >= BLOCK else (np.int64(1) << (count - first)) - 1
+
+
+@inline
+def _bounds(centred, terms, query):
+    """(upper, lower) bound of a row's value from the whole number that its 8 bits give."""
+    middle = np.float32(centred) * (terms[0] * load_float(query + 4 * SCALE))
+    reach = terms[FINE] * load_float(query + 4 * REACH)
+    reach += terms[NORM] * load_float(query + 4 * ERROR) + load_float(query + 4 * SLACK)
+    square = terms[NORM] * terms[NORM]
     return (
         middle + reach - square * load_float(query + 4 * HALF_UP),
         middle - reach - square * load_float(query + 4 * HALF_LOW),
     )
 
 
-@inline
-def _take(block, which, chosen, first, count):
-    """The numbers of a block's rows, the last one repeated to fill it."""
-    for i in range(BLOCK):
-        at = min(first + i, count - 1)
-        block[i] = which[at] if chosen else at
-
-
-@inline
-def _terms_of(terms, block, out):
-    for i in range(BLOCK):
-        for j in range(4):
-            out[j, i] = terms[block[i], j]
-
-
 @kernel
-def _note(row, centred, term, query, k, lows, low_rows, uppers, rows, sizes, limits, q):
+def _note(q, row, centred, terms, query, left):
     """Keeps a row that may be among the k nearest. Room is made by dropping those that no longer are."""
-    upper, lower = _bound(centred, term, query, FINE)
-    if upper < limits[q]:
+    upper, lower = _bounds(centred, terms[row], query)
+    sizes, k = left.sizes[q], left.lows.shape[1]
+    if upper < left.limits[q] or sizes[USELESS]:
         return
     if not lower > -np.inf:
         lower = np.float32(-np.inf)
-    sizes[q, LOWS] = offer(lows[q], low_rows[q], sizes[q, LOWS], k, lower, row)
-    if sizes[q, LOWS] == k:
-        limits[q] = lows[q, 0]
-    if sizes[q, KEPT] == rows.shape[1]:
-        _drop(q, uppers, rows, sizes, limits)
-        if 2 * sizes[q, KEPT] > rows.shape[1]:  # bounds as wide as this are of no use
-            sizes[q, USELESS] = 1
-    if not sizes[q, USELESS]:
-        uppers[q, sizes[q, KEPT]], rows[q, sizes[q, KEPT]] = upper, row
-        sizes[q, KEPT] += 1
+    sizes[HELD] = offer(left.lows[q], left.low_rows[q], sizes[HELD], k, lower, row)
+    if sizes[HELD] == k:
+        left.limits[q] = left.lows[q, 0]
+    if sizes[KEPT] == left.rows.shape[1]:
+        _drop(q, left)
+        if 2 * sizes[KEPT] > left.rows.shape[1]:  # bounds as wide as this are of no use
+            sizes[USELESS] = 1
+            return
+    left.uppers[q, sizes[KEPT]], left.rows[q, sizes[KEPT]] = upper, row
+    sizes[KEPT] += 1
 
 
 @inline
-def _drop(q, uppers, rows, sizes, limits):
-    kept = 0
-    for i in range(sizes[q, KEPT]):
-        if not uppers[q, i] < limits[q]:
-            uppers[q, kept], rows[q, kept] = uppers[q, i], rows[q, i]
+def _drop(q, left):
+    uppers, rows, kept = left.uppers[q], left.rows[q], 0
+    for i in range(left.sizes[q, KEPT]):
+        if not uppers[i] < left.limits[q]:
+            uppers[kept], rows[kept] = uppers[i], rows[i]
             kept += 1
-    sizes[q, KEPT] = kept
+    left.sizes[q, KEPT] = kept
 
 
 @kernel
-def sift_few(high, low, terms, which, chosen, queries, k, lows, low_rows, uppers, rows, sizes, limits):
-    """Rows that may be among the k nearest of each query, for a few queries: 4 bits of all rows, 8 of the better.
-
-    Of all rows, or where `chosen` of which [n] alone. They end up in rows[q, : sizes[q, KEPT]].
-    """
-    count = which.size if chosen else high.shape[0]
-    n, size = queries.shape[0], high.shape[1]
+def sift_few(rows, queries, left):
+    """What is `left` of all rows for a few queries: 4 bits of every row are read, 8 of the better ones."""
+    count, size = rows.which.size if rows.chosen else rows.high.shape[0], rows.high.shape[1]
     block, columns, sums = np.empty(BLOCK, np.int64), np.empty((4, BLOCK), np.float32), np.empty(BLOCK, np.int32)
-    waiting, wholes, held = np.empty((n, WAITING), np.int64), np.empty((n, WAITING), np.int64), np.zeros(n, np.int64)
+    waiting, held = np.empty((queries.shape[0], 2, WAITING), np.int64), np.zeros(queries.shape[0], np.int64)
     for first in range(0, count, BLOCK):
-        _take(block, which, chosen, first, count)
-        _terms_of(terms, block, columns)
-        for q in range(n):
-            if sizes[q, USELESS]:
+        valid = _take(rows, first, count, block, columns)
+        for q in range(queries.shape[0]):
+            if left.sizes[q, USELESS]:
                 continue
             query = queries[q].ctypes.data
-            at = query + 2 * size
-            offset = np.int64(load_float(at + 4 * TOTAL)) * 120
+            terms = query + 2 * size
             for part in range(0, BLOCK, LANES):
-                _sums16(high.ctypes.data, size, block[part:].ctypes.data, query, size, sums[part:].ctypes.data)
-            mask = _passing(sums.ctypes.data, 4, offset, columns.ctypes.data, COARSE, at, limits[q])
+                out = sums[part:].ctypes.data
+                _sums16(rows.high.ctypes.data, size, block[part:].ctypes.data, query, size, out)
+            offset = np.int64(load_float(terms + 4 * TOTAL)) * 120
+            mask = valid & _passing(sums.ctypes.data, 4, offset, columns, COARSE, terms, left.limits[q])
             while mask:
                 i = _lowest_bit(mask)
                 mask &= mask - 1
-                if i < count - first:
-                    waiting[q, held[q]], wholes[q, held[q]] = block[i], np.int64(sums[i]) << 4
-                    held[q] += 1
-                    fetch(low.ctypes.data + size * block[i], size)
-                    if held[q] == WAITING:
-                        _refine(q, waiting, wholes, WAITING, low, terms, queries, k, lows, low_rows, uppers, rows, sizes, limits)
-                        held[q] = 0
-    for q in range(n):
-        _refine(q, waiting, wholes, held[q], low, terms, queries, k, lows, low_rows, uppers, rows, sizes, limits)
+                fetch(rows.low.ctypes.data + size * block[i], size)
+                waiting[q, 0, held[q]], waiting[q, 1, held[q]] = block[i], np.int64(sums[i]) << 4
+                held[q] += 1
+                if held[q] == WAITING:
+                    _refine(q, waiting[q], WAITING, rows, queries, left)
+                    held[q] = 0
+    for q in range(queries.shape[0]):
+        _refine(q, waiting[q], held[q], rows, queries, left)
 
 
 @kernel
-def _refine(q, waiting, wholes, held, low, terms, queries, k, lows, low_rows, uppers, rows, sizes, limits):
+def _refine(q, waiting, held, rows, queries, left):
     """Adds the lower halves of the bytes to the sums of the rows that wait, and notes them."""
-    size, base, query = low.shape[1], low.ctypes.data, queries[q].ctypes.data
-    at = query + 2 * size
-    offset = np.int64(load_float(at + 4 * TOTAL)) * 128
+    size, base, query = rows.low.shape[1], rows.low.ctypes.data, queries[q].ctypes.data
+    terms = query + 2 * size
+    offset = np.int64(load_float(terms + 4 * TOTAL)) * 128
     for first in range(0, held, 4):
         last = held - 1
-        a, b = waiting[q, first], waiting[q, min(first + 1, last)]
-        c, d = waiting[q, min(first + 2, last)], waiting[q, min(first + 3, last)]
+        a, b = waiting[0, first], waiting[0, min(first + 1, last)]
+        c, d = waiting[0, min(first + 2, last)], waiting[0, min(first + 3, last)]
         sums = products4(base + size * a, base + size * b, base + size * c, base + size * d, query, size)
         for j in range(min(4, held - first)):
-            row = waiting[q, first + j]
-            centred = wholes[q, first + j] + np.int64(sums[j]) - offset
-            term = terms[row].ctypes.data
-            _note(row, centred, term, at, k, lows, low_rows, uppers, rows, sizes, limits, q)
+            centred = waiting[1, first + j] + np.int64(sums[j]) - offset
+            _note(q, waiting[0, first + j], centred, rows.terms, terms, left)
 
 
 @kernel
-def sift_many(high, low, terms, which, chosen, queries, k, lows, low_rows, uppers, rows, sizes, limits):
-    """`sift_few` for many queries: blocks of rows become panels of bytes, and the sums a matrix product."""
-    count = which.size if chosen else high.shape[0]
-    n, size, stride = queries.shape[0], high.shape[1], queries.shape[1]
-    block, columns = np.empty(BLOCK, np.int64), np.empty((4, BLOCK), np.float32)
-    panel, sums = np.empty(2 * size * BLOCK + 64, np.uint8), np.empty((ROWS, BLOCK), np.int32)
-    upright = panel.ctypes.data
-    upright += -upright & 63
+def sift_many(rows, queries, left):
+    """`sift_few` for many queries: blocks of rows become panels of bytes, and the sums a product of matrices."""
+    count, size = rows.which.size if rows.chosen else rows.high.shape[0], rows.high.shape[1]
+    n, stride = queries.shape
+    block, columns, sums = (
+        np.empty(BLOCK, np.int64),
+        np.empty((4, BLOCK), np.float32),
+        np.empty((ROWS, BLOCK), np.int32),
+    )
+    room = np.empty(2 * size * BLOCK + 64, np.uint8)
+    panel = room.ctypes.data + (-room.ctypes.data & 63)
     for first in range(0, count, BLOCK):
-        _take(block, which, chosen, first, count)
-        _terms_of(terms, block, columns)
+        valid = _take(rows, first, count, block, columns)
         for part in range(0, BLOCK, LANES):
-            _transpose16(high.ctypes.data, low.ctypes.data, size, block[part:].ctypes.data, size, upright + 4 * part)
+            at = block[part:].ctypes.data
+            _transpose16(rows.high.ctypes.data, rows.low.ctypes.data, size, at, size, panel + 4 * part)
         for start in range(0, n, ROWS):
-            some = min(ROWS, n - start)
-            a, c = queries[start].ctypes.data, sums.ctypes.data
+            some, a, c = min(ROWS, n - start), queries[start].ctypes.data, sums.ctypes.data
             if some > 4:
-                _by_six(a, stride, upright, size >> 1, c, 4 * PANEL, some, c, 0)
+                _by_six(a, stride, panel, size >> 1, c, 4 * PANEL, some, c, 0)
             else:
-                _by_four(a, stride, upright, size >> 1, c, 4 * PANEL, some, c, 0)
+                _by_four(a, stride, panel, size >> 1, c, 4 * PANEL, some, c, 0)
             for j in range(some):
                 q = start + j
-                at = queries[q].ctypes.data + 2 * size
-                offset = np.int64(load_float(at + 4 * TOTAL)) * 128
-                mask = _passing(c + 4 * PANEL * j, 0, offset, columns.ctypes.data, FINE, at, limits[q])
-                while mask and not sizes[q, USELESS]:
+                terms = queries[q].ctypes.data + 2 * size
+                offset = np.int64(load_float(terms + 4 * TOTAL)) * 128
+                mask = valid & _passing(c + 4 * PANEL * j, 0, offset, columns, FINE, terms, left.limits[q])
+                while mask:
                     i = _lowest_bit(mask)
                     mask &= mask - 1
-                    if i < count - first:
-                        term = terms[block[i]].ctypes.data
-                        centred = np.int64(sums[j, i]) - offset
-                        _note(block[i], centred, term, at, k, lows, low_rows, uppers, rows, sizes, limits, q)
-    panel[0] = 0  # used to the end, or Numba would free it while its address is in use
+                    _note(q, block[i], np.int64(sums[j, i]) - offset, rows.terms, terms, left)
+    room[0] = 0  # used to the end, or Numba would free it while its address is in use
 
 
 @kernel
-def finish(stored, ids, queries, k, kind, metric, width, uppers, rows, sizes, limits, out_distances, out_rows):
-    """The k nearest [Q, k] of what was sifted, compared as `distance.scan` compares them, but where it was of no use."""
-    base, stride = stored.ctypes.data, stored.shape[1]
+def finish(stored, ids, queries, kind, metric, width, left, out_distances, out_rows):
+    """The k nearest [Q, k] of what is left, compared as `distance.scan` compares; not where the bounds were useless."""
+    base, stride, k = stored.ctypes.data, stored.shape[1], out_rows.shape[1]
     for q in range(queries.shape[0]):
-        if sizes[q, USELESS]:
+        if left.sizes[q, USELESS]:
             continue
-        _drop(q, uppers, rows, sizes, limits)
-        left, held = rows[q, : sizes[q, KEPT]], 0
-        for i in range(min(AHEAD, left.size)):
-            fetch(base + stride * left[i], stride)
-        for first in range(0, left.size, 4):
-            for i in range(first + AHEAD, min(first + AHEAD + 4, left.size)):
-                fetch(base + stride * left[i], stride)
-            some = min(4, left.size - first)
-            distances = distances_of(stored, kind, metric, width, left, first, some, queries[q].ctypes.data)
-            for j in range(some):
-                d = distances[j]
-                if held < k or d <= out_distances[q, k - 1]:
-                    held = _keep(out_distances[q], out_rows[q], held, k, d, left[first + j], ids)
+        _drop(q, left)
+        rows, held = left.rows[q, : left.sizes[q, KEPT]], 0
+        for first in range(-AHEAD, rows.size, 4):
+            for i in range(first + AHEAD, min(first + AHEAD + 4, rows.size)):
+                fetch(base + stride * rows[i], stride)
+            if first >= 0:
+                some = min(4, rows.size - first)
+                distances = distances_of(stored, kind, metric, width, rows, first, some, queries[q].ctypes.data)
+                for j in range(some):
+                    if held < k or distances[j] <= out_distances[q, k - 1]:
+                        held = _keep(out_distances[q], out_rows[q], held, k, distances[j], rows[first + j], ids)
