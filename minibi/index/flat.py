@@ -87,7 +87,8 @@ class FlatIndex(Index):
         return distances, found
 
     def _arrays(self) -> dict[str, Any]:
-        return {name: array for name, array in super()._arrays().items() if name in super()._columns()}
+        derived = self._sieve.columns() if self._sieve else {}
+        return {name: array for name, array in super()._arrays().items() if name not in derived}
 
     def _fields(self) -> dict[str, Any]:
         return super()._fields() | {"codes": self.codes}

@@ -64,9 +64,9 @@ class Sieve:
                 for array, part in zip(out, encode_plain(y, self._rounding), strict=True):
                     array[:] = part
             else:
-                from ..kernels import sieve
+                from ..kernels import sieve_codes
 
-                sieve.encode(y, self._rounding, *out)
+                sieve_codes.encode(y, self._rounding, *out)
 
         for _ in parallel_map(job, range(0, len(stored), CHUNK)):
             pass
@@ -87,12 +87,12 @@ class Sieve:
         return distances, rows, settled
 
     def _job(self, table: Stored, encoded: Bytes, y: Floats, k: int) -> tuple[Floats, Ints, NDArray[np.bool_]]:
-        from ..kernels import distance, sieve
+        from ..kernels import distance, sieve, sieve_codes
 
         chosen = np.zeros(0, np.int64) if table.which is None else table.which
         planes = sieve.Planes(*(table.arrays[name] for name in self.columns()), chosen, table.which is not None)
         coded = np.empty((len(y), self._turn.width + 32), np.uint8)
-        sieve.encode_queries(y, self._rounding, 0.5 if table.metric == "l2" else 0.0, coded)
+        sieve_codes.encode_queries(y, self._rounding, 0.5 if table.metric == "l2" else 0.0, coded)
         left = sieve.left_for(len(y), k)
         (sieve.sift_few if len(y) <= FEW else sieve.sift_many)(planes, coded, left)
         out = np.empty((len(y), k), np.float32), np.empty((len(y), k), np.int64)

@@ -1,15 +1,11 @@
 """A sieve for exact search: bytes of a row and of a query bound their product, so most rows need not be read.
 
-A row is kept a second time as rotated bytes c - 128 with a factor, split into two planes: the upper halves of the bytes
-alone are a code of 4 bits, with the lower ones it has 8. Of both the sieve knows how far the row is from them.
+Rows and queries are coded as in `kernels.sieve_codes`. By Cauchy and Schwarz
 
-    high, low   uint8 [N, W/2], of each 128 coordinates the first 64 in the low halves of 64 bytes
-    terms       float32 [N, 4]: factor, distance from 4 bits, distance from 8 bits, norm
-    query       uint8 [W + 32]: signed bytes; scale, their sum, norm + distance, distance, and QUERY_TERMS below
+    |<q, x> - <q', x'>| <= (|q| + |q - q'|) |x - x'| + |q - q'| |x|
 
-By Cauchy and Schwarz |<q, x> - <q', x'>| <= (|q| + |q - q'|) |x - x'| + |q - q'| |x|. A row whose upper bound is below
-the k-th best lower bound so far is not among the k nearest; what is left in the end is compared exactly. "Value" is
-what is bounded: the inner product, less half the row's squared norm for squared L2. `minibi.index.sieve` is the twin.
+A row whose upper bound is below the k-th best lower bound so far is not among the k nearest; what is left in the end is
+compared exactly. "Value" is what is bounded: the inner product, less half the row's squared norm for squared L2.
 """
 
 from __future__ import annotations
@@ -29,107 +25,52 @@ from .heap import offer
 from .int8 import load_float, tile8
 from .keys import fetch
 from .matmul import ADDRESS, PANEL, ROWS
+from .sieve_codes import COARSE, ERROR, FINE, HALF_LOW, HALF_UP, NORM, REACH, SCALE, SLACK, TOTAL, same_ints
 from .simd import LANES, Lanes, Loop, i64, ir
 
 BLOCK = PANEL  # rows that are summed and sifted together
-COARSE, FINE, NORM = 1, 2, 3  # columns of `terms`: distance from 4 bits, from 8 bits, norm
-SCALE, TOTAL, REACH, ERROR, HALF_UP, HALF_LOW, SLACK = range(7)  # floats behind a query's bytes
-TINY = np.float64(1e-20)  # more than a length loses where squares are too small for float32
-LEAST = np.float64(1e-35)  # and a product
 HELD, KEPT, USELESS = range(3)  # of `sizes`: lower bounds held, rows kept, whether the bounds are too wide
 ROOM = 2048  # rows kept for a query, and four for each neighbour it asks for
 WAITING, AHEAD = 16, 8  # rows asked for together before they are read
 
 
-@intrinsic
-def _encode_row(typing_context, y, width, high, low, inverse, factor):
-    """One row's planes; returns the squares of its norm and of its distances from 4 and from 8 bits."""
-
-    def generate(context, builder, signature, args):
-        e = builder
-        y, width, high, low, inverse, factor = args
-        inverse, factor = simd.splat(e, inverse), simd.splat(e, factor)
-        nibble, four, middle = _ints(15), _ints(4), _ints(8)
-        octets = ir.VectorType(simd.i8, LANES)
-        with Loop(e, width, [simd.constant(e, 0.0)] * 3, step=128) as loop:
-            sums, out = loop.carried, e.lshr(loop.index, i64(1))
-            for part in range(0, 64, LANES):
-                both = []
-                for half in (0, 64):
-                    x = simd.load(e, e.add(y, e.mul(loop.index, i64(4))), 4 * (half + part))
-                    shifted = x * inverse + simd.ROUND
-                    c = e.sub(shifted.bits(), simd.constant(e, simd.ROUND).bits())
-                    level = simd.to_floats(e, e.add(e.and_(c, e.not_(nibble)), middle))
-                    misses = x, x - level * factor, x - (shifted - simd.ROUND) * factor
-                    sums = [total + miss * miss for total, miss in zip(sums, misses, strict=True)]
-                    both.append(c)
-                for plane, shift, flip in ((high, four, 8), (low, _ints(0), 0)):
-                    first, second = (e.and_(e.xor(e.ashr(c, shift), _ints(flip)), nibble) for c in both)
-                    bytes_ = e.trunc(e.or_(first, e.shl(second, four)), octets)
-                    at = e.add(e.add(plane, out), i64(part))
-                    e.store(bytes_, e.inttoptr(at, ir.PointerType(octets)), align=1)
-            loop.next(*sums)
-        return context.make_tuple(e, signature.return_type, [simd.sum_lanes(e, s) for s in loop.results])
-
-    return types.UniTuple(types.float32, 3)(*[ADDRESS] * 4, types.float32, types.float32), generate
+def _numbers(e, block):
+    """Sixteen row numbers from memory."""
+    pointers = (e.inttoptr(e.add(block, i64(8 * i)), ir.PointerType(i64)) for i in range(LANES))
+    return [e.load(pointer) for pointer in pointers]
 
 
 @intrinsic
-def _largest(typing_context, y, width):
+def _terms16(typing_context, terms, block, out):
+    """Terms of the 16 rows whose numbers are at `block` -> columns of out float32 [4, BLOCK]."""
+
     def generate(context, builder, signature, args):
         e = builder
-        y, width = args
-        with Loop(e, width, [simd.constant(e, 0.0)], step=LANES) as loop:
-            x = simd.load(e, e.add(y, e.mul(loop.index, i64(4))))
-            loop.next(loop.carried[0].max(x.max(x * -1.0)))
-        return simd.max_lanes(e, loop.results[0])
+        terms, block, out = args
+        four = ir.VectorType(simd.f32, 4)
+        at = [e.add(terms, e.mul(row, i64(16))) for row in _numbers(e, block)]
+        rows = [e.load(e.inttoptr(x, ir.PointerType(four)), align=4) for x in at]
 
-    return types.float32(ADDRESS, ADDRESS), generate
+        def join(*parts):
+            while len(parts) > 1:
+                count = 2 * parts[0].type.count
+                order = ir.Constant(ir.VectorType(simd.i32, count), list(range(count)))
+                parts = [e.shuffle_vector(a, b, order) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+            return parts[0]
 
+        every_fourth = [join(*rows[i::4]) for i in range(4)]
+        for column in range(4):
+            pairs = [_lanes(e, *every_fourth[i : i + 2], [column, LANES + column] * 2) for i in (0, 2)]
+            simd.store(e, Lanes(e, _lanes(e, *pairs, [0, 1, LANES, LANES + 1])), out, 4 * BLOCK * column)
+        return context.get_dummy_value()
 
-@kernel
-def encode(y, rounding, high, low, terms):
-    """Rotated rows y [n, W] -> their planes and terms. rounding: share of a norm that covers what float32 loses."""
-    n, width = y.shape
-    for i in range(n):
-        row = y[i].ctypes.data
-        top = _largest(row, width)
-        inverse, factor = np.float32(127) / max(top, np.float32(1e-30)), top / np.float32(127)
-        squares = _encode_row(row, width, high[i].ctypes.data, low[i].ctypes.data, inverse, factor)
-        norm = np.sqrt(np.float64(squares[0]))
-        more = rounding * norm + TINY
-        terms[i, 0] = factor
-        terms[i, COARSE] = np.float32(np.sqrt(np.float64(squares[1])) * (1 + rounding) + more)
-        terms[i, FINE] = np.float32(np.sqrt(np.float64(squares[2])) * (1 + rounding) + more)
-        terms[i, NORM] = np.float32(norm)
+    return types.void(*[ADDRESS] * 3), generate
 
 
-@kernel
-def encode_queries(y, rounding, half, out):
-    """Rotated queries y [n, W] -> out uint8 [n, W + 32]. half: 0.5 for squared L2, where norms count; else 0."""
-    n, width = y.shape
-    for i in range(n):
-        row, codes, terms = y[i], out[i, :width].view(np.int8), out[i, width : width + 32].view(np.float32)
-        top = np.float32(0)
-        for j in range(width):
-            top = max(top, abs(row[j]))
-        inverse, scale = np.float32(127) / max(top, np.float32(1e-30)), top / np.float32(127)
-        norm, error, total = 0.0, 0.0, 0
-        for j in range(width):
-            c = np.rint(row[j] * inverse)
-            codes[j] = np.int8(c)
-            total += np.int64(c)
-            wide = np.float64(row[j])
-            a = wide - np.float64(scale) * np.float64(c)
-            norm += wide * wide
-            error += a * a
-        norm = np.sqrt(norm)
-        error = np.sqrt(error) * (1 + rounding) + rounding * norm + TINY
-        terms[SCALE], terms[TOTAL] = scale, np.float32(total)
-        terms[REACH], terms[ERROR] = np.float32((norm + error) * (1 + rounding)), np.float32(error)
-        terms[HALF_UP], terms[HALF_LOW] = np.float32(half * (1 - 4 * rounding)), np.float32(half * (1 + 4 * rounding))
-        terms[SLACK] = np.float32(2 * half * rounding * norm * norm + LEAST)
-        terms[7] = 0
+def _lanes(e, a, b, four):
+    """Of each four lanes of a and b those that are named, from LANES on those of b."""
+    order = [4 * (lane // 4) + four[lane % 4] for lane in range(LANES)]
+    return e.shuffle_vector(a, b, ir.Constant(simd.ints, order))
 
 
 @intrinsic
@@ -139,8 +80,8 @@ def _sums16(typing_context, plane, stride, block, query, size, out):
     def generate(context, builder, signature, args):
         e = builder
         plane, stride, block, query, size, out = args
-        rows = [e.add(plane, e.mul(stride, _whole(e, block, 8 * i))) for i in range(LANES)]
-        mask, four = _ints(0x0F0F0F0F), _ints(4)
+        rows = [e.add(plane, e.mul(stride, row)) for row in _numbers(e, block)]
+        mask, four = same_ints(0x0F0F0F0F), same_ints(4)
         with Loop(e, size, [Lanes(e, simd.zero_ints())] * LANES, step=64) as loop:
             at = e.add(query, e.mul(loop.index, i64(2)))
             first, second = simd.load_ints(e, at), simd.load_ints(e, at, 64)
@@ -154,14 +95,6 @@ def _sums16(typing_context, plane, stride, block, query, size, out):
         return context.get_dummy_value()
 
     return types.void(*[ADDRESS] * 6), generate
-
-
-def _whole(e, address, offset):
-    return e.load(e.inttoptr(e.add(address, i64(offset)), ir.PointerType(i64)))
-
-
-def _ints(x):
-    return ir.Constant(simd.ints, [x] * LANES)
 
 
 def _across(e, values):
@@ -188,8 +121,8 @@ def _transpose16(typing_context, high, low, stride, block, size, panel):
     def generate(context, builder, signature, args):
         e = builder
         high, low, stride, block, size, panel = args
-        offsets = [e.mul(stride, _whole(e, block, 8 * i)) for i in range(LANES)]
-        mask, four = _ints(0x0F0F0F0F), _ints(4)
+        offsets = [e.mul(stride, row) for row in _numbers(e, block)]
+        mask, four = same_ints(0x0F0F0F0F), same_ints(4)
         with Loop(e, size, step=64) as loop:
             for half in range(2):
                 rows = []
@@ -276,23 +209,23 @@ _by_six, _by_four = tile8(ROWS, signed_rows=True), tile8(4, signed_rows=True)
 
 @inline
 def _passing(sums, shift, offset, columns, column, query, limit):
-    """A bit for each row of the block that may reach the limit. sums: the address of int32 [BLOCK]."""
-    mask, terms = np.int64(0), columns.ctypes.data
+    """A bit for each row of the block that may reach the limit. Addresses: sums int32 [BLOCK], columns [4, BLOCK]."""
+    mask = np.int64(0)
     for part in range(0, BLOCK, LANES):
-        at = terms + 4 * part
-        mask |= _pass16(sums + 4 * part, shift, offset, at, 4 * BLOCK * column, query, limit) << part
+        at, error = columns + 4 * part, 4 * BLOCK * column
+        mask |= _pass16(sums + 4 * part, shift, offset, at, error, query, limit) << part
     return mask
 
 
 @inline
-def _take(rows, first, count, block, columns):
-    """The numbers and terms of a block's rows, the last one repeated to fill it; returns a bit for each that counts."""
+def _take(which, chosen, first, count, terms, block, columns):
+    """A block's rows, the last one repeated to fill it, and their terms (addresses of both); returns a bit for each
+    that counts."""
     for i in range(BLOCK):
         at = min(first + i, count - 1)
-        row = rows.which[at] if rows.chosen else at
-        block[i] = row
-        for j in range(4):
-            columns[j, i] = rows.terms[row, j]
+        block[i] = which[at] if chosen else at
+    for part in range(0, BLOCK, LANES):
+        _terms16(terms, block.ctypes.data + 8 * part, columns + 4 * part)
     return np.int64(-1) if count - first >= BLOCK else (np.int64(1) << (count - first)) - 1
 
 
@@ -343,32 +276,35 @@ def _drop(q, left):
 @kernel
 def sift_few(rows, queries, left):
     """What is `left` of all rows for a few queries: 4 bits of every row are read, 8 of the better ones."""
-    count, size = rows.which.size if rows.chosen else rows.high.shape[0], rows.high.shape[1]
+    which, chosen, sizes, limits = rows.which, rows.chosen, left.sizes, left.limits
+    count, (n, stride), size = which.size if chosen else rows.high.shape[0], queries.shape, rows.high.shape[1]
+    high, low, terms = rows.high.ctypes.data, rows.low.ctypes.data, rows.terms.ctypes.data
     block, columns, sums = np.empty(BLOCK, np.int64), np.empty((4, BLOCK), np.float32), np.empty(BLOCK, np.int32)
-    waiting, held = np.empty((queries.shape[0], 2, WAITING), np.int64), np.zeros(queries.shape[0], np.int64)
+    numbers, lanes, out = block.ctypes.data, columns.ctypes.data, sums.ctypes.data
+    waiting, held = np.empty((n, 2, WAITING), np.int64), np.zeros(n, np.int64)
     for first in range(0, count, BLOCK):
-        valid = _take(rows, first, count, block, columns)
-        for q in range(queries.shape[0]):
-            if left.sizes[q, USELESS]:
+        valid = _take(which, chosen, first, count, terms, block, lanes)
+        for q in range(n):
+            if sizes[q, USELESS]:
                 continue
-            query = queries[q].ctypes.data
-            terms = query + 2 * size
+            query = queries.ctypes.data + stride * q
+            tail = query + 2 * size
             for part in range(0, BLOCK, LANES):
-                out = sums[part:].ctypes.data
-                _sums16(rows.high.ctypes.data, size, block[part:].ctypes.data, query, size, out)
-            offset = np.int64(load_float(terms + 4 * TOTAL)) * 120
-            mask = valid & _passing(sums.ctypes.data, 4, offset, columns, COARSE, terms, left.limits[q])
+                _sums16(high, size, numbers + 8 * part, query, size, out + 4 * part)
+            offset = np.int64(load_float(tail + 4 * TOTAL)) * 120
+            mask = valid & _passing(out, 4, offset, lanes, COARSE, tail, limits[q])
             while mask:
                 i = _lowest_bit(mask)
                 mask &= mask - 1
-                fetch(rows.low.ctypes.data + size * block[i], size)
+                fetch(low + size * block[i], size)
                 waiting[q, 0, held[q]], waiting[q, 1, held[q]] = block[i], np.int64(sums[i]) << 4
                 held[q] += 1
                 if held[q] == WAITING:
                     _refine(q, waiting[q], WAITING, rows, queries, left)
                     held[q] = 0
-    for q in range(queries.shape[0]):
+    for q in range(n):
         _refine(q, waiting[q], held[q], rows, queries, left)
+    columns[0, 0] = 0  # used to the end, or Numba would free it while its address is in use
 
 
 @kernel
@@ -390,36 +326,32 @@ def _refine(q, waiting, held, rows, queries, left):
 @kernel
 def sift_many(rows, queries, left):
     """`sift_few` for many queries: blocks of rows become panels of bytes, and the sums a product of matrices."""
-    count, size = rows.which.size if rows.chosen else rows.high.shape[0], rows.high.shape[1]
-    n, stride = queries.shape
-    block, columns, sums = (
-        np.empty(BLOCK, np.int64),
-        np.empty((4, BLOCK), np.float32),
-        np.empty((ROWS, BLOCK), np.int32),
-    )
+    which, chosen, limits = rows.which, rows.chosen, left.limits
+    count, (n, stride), size = which.size if chosen else rows.high.shape[0], queries.shape, rows.high.shape[1]
+    high, low, terms = rows.high.ctypes.data, rows.low.ctypes.data, rows.terms.ctypes.data
+    block, columns, sums = np.empty(BLOCK, np.int64), np.empty((4, BLOCK), np.float32), np.empty((ROWS, BLOCK), np.int32)
     room = np.empty(2 * size * BLOCK + 64, np.uint8)
-    panel = room.ctypes.data + (-room.ctypes.data & 63)
+    numbers, lanes, out, panel = block.ctypes.data, columns.ctypes.data, sums.ctypes.data, room.ctypes.data
+    panel += -panel & 63
     for first in range(0, count, BLOCK):
-        valid = _take(rows, first, count, block, columns)
+        valid = _take(which, chosen, first, count, terms, block, lanes)
         for part in range(0, BLOCK, LANES):
-            at = block[part:].ctypes.data
-            _transpose16(rows.high.ctypes.data, rows.low.ctypes.data, size, at, size, panel + 4 * part)
+            _transpose16(high, low, size, numbers + 8 * part, size, panel + 4 * part)
         for start in range(0, n, ROWS):
-            some, a, c = min(ROWS, n - start), queries[start].ctypes.data, sums.ctypes.data
+            some, some_queries = min(ROWS, n - start), queries.ctypes.data + stride * start
             if some > 4:
-                _by_six(a, stride, panel, size >> 1, c, 4 * PANEL, some, c, 0)
+                _by_six(some_queries, stride, panel, size >> 1, out, 4 * PANEL, some, out, 0)
             else:
-                _by_four(a, stride, panel, size >> 1, c, 4 * PANEL, some, c, 0)
+                _by_four(some_queries, stride, panel, size >> 1, out, 4 * PANEL, some, out, 0)
             for j in range(some):
-                q = start + j
-                terms = queries[q].ctypes.data + 2 * size
-                offset = np.int64(load_float(terms + 4 * TOTAL)) * 128
-                mask = valid & _passing(c + 4 * PANEL * j, 0, offset, columns, FINE, terms, left.limits[q])
+                q, tail = start + j, some_queries + stride * j + 2 * size
+                offset = np.int64(load_float(tail + 4 * TOTAL)) * 128
+                mask = valid & _passing(out + 4 * PANEL * j, 0, offset, lanes, FINE, tail, limits[q])
                 while mask:
                     i = _lowest_bit(mask)
                     mask &= mask - 1
-                    _note(q, block[i], np.int64(sums[j, i]) - offset, rows.terms, terms, left)
-    room[0] = 0  # used to the end, or Numba would free it while its address is in use
+                    _note(q, block[i], np.int64(sums[j, i]) - offset, rows.terms, tail, left)
+    room[0] = columns[0, 0] = 0  # used to the end, or Numba would free them while their addresses are in use
 
 
 @kernel
