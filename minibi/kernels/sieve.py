@@ -28,6 +28,7 @@ from .matmul import ADDRESS, PANEL, ROWS
 from .sieve_codes import COARSE, ERROR, FINE, HALF_LOW, HALF_UP, NORM, REACH, SCALE, SLACK, TOTAL, same_ints
 from .simd import LANES, Lanes, Loop, i64, ir
 
+SOON = 4096  # bytes ahead of what is read, where the next rows are if all are read
 BLOCK = PANEL  # rows that are summed and sifted together
 HELD, KEPT, USELESS = range(3)  # of `sizes`: lower bounds held, rows kept, whether the bounds are too wide
 ROOM = 2048  # rows kept for a query, and four for each neighbour it asks for
@@ -87,7 +88,9 @@ def _sums16(typing_context, plane, stride, block, query, size, out):
             first, second = simd.load_ints(e, at), simd.load_ints(e, at, 64)
             sums = []
             for row, total in zip(rows, loop.carried, strict=True):
-                both = simd.load_ints(e, e.add(row, loop.index))
+                here = e.add(row, loop.index)
+                both = simd.load_ints(e, here)
+                simd.prefetch(e, here, SOON)
                 value = simd.dot_bytes(e, total.value, e.and_(both, mask), first)
                 sums.append(Lanes(e, simd.dot_bytes(e, value, e.and_(e.lshr(both, four), mask), second)))
             loop.next(*sums)
