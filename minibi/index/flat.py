@@ -17,7 +17,6 @@ from .contract import Index, View
 from .sieve import Sieve, Stored
 
 QUERIES_PER_JOB = 32
-SCANNED = 1000  # rows, and for each neighbour 16, up to which they are compared as they are
 
 
 class FlatIndex(Index):
@@ -32,6 +31,7 @@ class FlatIndex(Index):
     """
 
     kind: ClassVar[str] = "flat-index"
+    scanned = 32  # rows for each neighbour asked for, up to which all are compared
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class FlatIndex(Index):
     ) -> tuple[Floats, Ints]:
         which = np.flatnonzero(mask) if live < view.count else None
         rows, ids = self._bytes(view), view["ids"]
-        if self._sieve is None or live < max(SCANNED, 16 * k):
+        if self._sieve is None or live <= self.scanned * k:
             return scan(self._codec, rows, ids, queries, k, self.metric, which)
         columns = {name: view[name] for name in self._sieve.columns()}
         distances, found, settled = self._sieve.scan(Stored(columns, rows, ids, self.metric, which), queries, k)

@@ -332,8 +332,8 @@ def sift_many(rows, queries, left):
     which, chosen, limits = rows.which, rows.chosen, left.limits
     count, (n, stride), size = which.size if chosen else rows.high.shape[0], queries.shape, rows.high.shape[1]
     high, low, terms = rows.high.ctypes.data, rows.low.ctypes.data, rows.terms.ctypes.data
-    block, columns, sums = np.empty(BLOCK, np.int64), np.empty((4, BLOCK), np.float32), np.empty((ROWS, BLOCK), np.int32)
-    room = np.empty(2 * size * BLOCK + 64, np.uint8)
+    block, columns = np.empty(BLOCK, np.int64), np.empty((4, BLOCK), np.float32)
+    sums, room = np.empty((ROWS, BLOCK), np.int32), np.empty(2 * size * BLOCK + 64, np.uint8)
     numbers, lanes, out, panel = block.ctypes.data, columns.ctypes.data, sums.ctypes.data, room.ctypes.data
     panel += -panel & 63
     for first in range(0, count, BLOCK):
