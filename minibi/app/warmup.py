@@ -58,12 +58,12 @@ def _indexes(texts: list[str], report: Callable[[str], object]) -> None:
     from ..index.factory import index_factory
     from ..index.kmeans import kmeans
 
-    vectors = np.eye(128, 32, dtype=np.float32)
+    vectors = np.eye(700, 32, dtype=np.float32)
     for name, settings in INDEXES.items():
         report(f", {name}")
         index = index_factory(name, 32, **settings)
         index.add(vectors)
-        for queries, k in ((vectors, 3), (vectors[:1], 3), (vectors[:1], 60)):  # a scan goes three ways about it
+        for queries, k in ((vectors, 3), (vectors[:1], 3), (vectors[:1], 60)):  # the three ways of FlatIndex
             index.search(queries, k)
         if "RaBitQ" in name:
             index.estimates(vectors[:1])

@@ -31,7 +31,7 @@ class FlatIndex(Index):
     """
 
     kind: ClassVar[str] = "flat-index"
-    scanned = 32  # rows for each neighbour asked for, up to which all are compared
+    scanned = 64  # rows for each neighbour asked for, at least ten, up to which all are compared
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class FlatIndex(Index):
     ) -> tuple[Floats, Ints]:
         which = np.flatnonzero(mask) if live < view.count else None
         rows, ids = self._bytes(view), view["ids"]
-        if self._sieve is None or live <= self.scanned * k:
+        if self._sieve is None or live <= self.scanned * max(k, 10):
             return scan(self._codec, rows, ids, queries, k, self.metric, which)
         columns = {name: view[name] for name in self._sieve.columns()}
         distances, found, settled = self._sieve.scan(Stored(columns, rows, ids, self.metric, which), queries, k)

@@ -21,7 +21,6 @@ from . import simd
 from .cache import inline, kernel
 from .codes import products4
 from .distance import _keep, distances_of
-from .heap import offer
 from .int8 import load_float, tile8
 from .keys import fetch
 from .matmul import ADDRESS, PANEL, ROWS
@@ -189,22 +188,22 @@ class Planes(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What is left for each query: the k best lower bounds [Q, k], a heap, with their rows; upper bounds [Q, room] of
-    the rows that may be among the k nearest; sizes [Q, 3], see above; limits [Q]: a lower value is not among them."""
+    """What is left for each query: the k best lower bounds [Q, k], a heap with the least in front; upper bounds and
+    numbers [Q, room] of rows that may be among the k nearest; sizes [Q, 3], see above; limits [Q]: a lower value is
+    not among the k largest."""
 
     lows: NDArray[np.float32]
-    low_rows: NDArray[np.int64]
     uppers: NDArray[np.float32]
     rows: NDArray[np.int64]
     sizes: NDArray[np.int64]
     limits: NDArray[np.float32]
 
 
-def left_for(queries: int, k: int) -> Left:
-    """Room for the rows that are left."""
-    heap, kept = (queries, k), (queries, ROOM + 4 * k)
-    tables = [np.empty(shape, dtype) for shape in (heap, kept) for dtype in (np.float32, np.int64)]
-    return Left(*tables, np.zeros((queries, 3), np.int64), np.full(queries, -np.inf, np.float32))
+def left_for(n: int, k: int) -> Left:
+    """Room for what is left of n queries."""
+    kept = (n, ROOM + 4 * k)
+    tables = np.empty((n, k), np.float32), np.empty(kept, np.float32), np.empty(kept, np.int64)
+    return Left(*tables, np.zeros((n, 3), np.int64), np.full(n, -np.inf, np.float32))
 
 
 _by_six, _by_four = tile8(ROWS, signed_rows=True), tile8(4, signed_rows=True)
@@ -234,46 +233,58 @@ def _take(which, chosen, first, count, terms, block, columns):
 
 @inline
 def _bounds(centred, terms, query):
-    """(upper, lower) bound of a row's value from the whole number that its 8 bits give."""
-    middle = np.float32(centred) * (terms[0] * load_float(query + 4 * SCALE))
-    reach = terms[FINE] * load_float(query + 4 * REACH)
-    reach += terms[NORM] * load_float(query + 4 * ERROR) + load_float(query + 4 * SLACK)
-    square = terms[NORM] * terms[NORM]
-    return (
-        middle + reach - square * load_float(query + 4 * HALF_UP),
-        middle - reach - square * load_float(query + 4 * HALF_LOW),
-    )
-
-
-@kernel
-def _note(q, row, centred, terms, query, left):
-    """Keeps a row that may be among the k nearest. Room is made by dropping those that no longer are."""
-    upper, lower = _bounds(centred, terms[row], query)
-    sizes, k = left.sizes[q], left.lows.shape[1]
-    if upper < left.limits[q] or sizes[USELESS]:
-        return
-    if not lower > -np.inf:
-        lower = np.float32(-np.inf)
-    sizes[HELD] = offer(left.lows[q], left.low_rows[q], sizes[HELD], k, lower, row)
-    if sizes[HELD] == k:
-        left.limits[q] = left.lows[q, 0]
-    if sizes[KEPT] == left.rows.shape[1]:
-        _drop(q, left)
-        if 2 * sizes[KEPT] > left.rows.shape[1]:  # bounds as wide as this are of no use
-            sizes[USELESS] = 1
-            return
-    left.uppers[q, sizes[KEPT]], left.rows[q, sizes[KEPT]] = upper, row
-    sizes[KEPT] += 1
+    """(upper, lower) bound of a row's value from the whole number that its 8 bits give. Addresses of terms."""
+    norm = load_float(terms + 4 * NORM)
+    middle = np.float32(centred) * (load_float(terms) * load_float(query + 4 * SCALE))
+    reach = load_float(terms + 4 * FINE) * load_float(query + 4 * REACH)
+    reach += norm * load_float(query + 4 * ERROR) + load_float(query + 4 * SLACK)
+    upper = middle + reach - norm * norm * load_float(query + 4 * HALF_UP)
+    return upper, middle - reach - norm * norm * load_float(query + 4 * HALF_LOW)
 
 
 @inline
-def _drop(q, left):
-    uppers, rows, kept = left.uppers[q], left.rows[q], 0
-    for i in range(left.sizes[q, KEPT]):
-        if not uppers[i] < left.limits[q]:
-            uppers[kept], rows[kept] = uppers[i], rows[i]
+def _note(q, row, upper, lower, lows, uppers, rows, sizes, limits):
+    """Keeps a row that may be among the k nearest. Room is made by dropping those that no longer are."""
+    if not (upper < limits[q] or sizes[q, USELESS]):
+        if not lower > -np.inf:
+            lower = np.float32(-np.inf)
+        held, k = sizes[q, HELD], lows.shape[1]
+        if held < k or lower > lows[q, 0]:
+            at = held if held < k else 0
+            if held < k:
+                sizes[q, HELD] = held = held + 1
+                while at > 0 and lows[q, (at - 1) >> 1] > lower:
+                    lows[q, at] = lows[q, (at - 1) >> 1]
+                    at = (at - 1) >> 1
+            else:
+                child = 1
+                while child < k:
+                    if child + 1 < k and lows[q, child + 1] < lows[q, child]:
+                        child += 1
+                    if lows[q, child] >= lower:
+                        break
+                    lows[q, at] = lows[q, child]
+                    at, child = child, 2 * child + 1
+            lows[q, at] = lower
+            if held == k:
+                limits[q] = lows[q, 0]
+        if sizes[q, KEPT] == rows.shape[1]:
+            _drop(q, uppers, rows, sizes, limits)
+            if 2 * sizes[q, KEPT] > rows.shape[1]:  # bounds as wide as this are of no use
+                sizes[q, USELESS] = 1
+        if not sizes[q, USELESS]:
+            uppers[q, sizes[q, KEPT]], rows[q, sizes[q, KEPT]] = upper, row
+            sizes[q, KEPT] += 1
+
+
+@kernel
+def _drop(q, uppers, rows, sizes, limits):
+    kept = 0
+    for i in range(sizes[q, KEPT]):
+        if not uppers[q, i] < limits[q]:
+            uppers[q, kept], rows[q, kept] = uppers[q, i], rows[q, i]
             kept += 1
-    left.sizes[q, KEPT] = kept
+    sizes[q, KEPT] = kept
 
 
 @kernel
@@ -313,23 +324,26 @@ def sift_few(rows, queries, left):
 @kernel
 def _refine(q, waiting, held, rows, queries, left):
     """Adds the lower halves of the bytes to the sums of the rows that wait, and notes them."""
-    size, base, query = rows.low.shape[1], rows.low.ctypes.data, queries[q].ctypes.data
-    terms = query + 2 * size
-    offset = np.int64(load_float(terms + 4 * TOTAL)) * 128
+    lows, uppers, kept, sizes, limits = left
+    size, base, terms, query = rows.low.shape[1], rows.low.ctypes.data, rows.terms.ctypes.data, queries[q].ctypes.data
+    tail = query + 2 * size
+    offset = np.int64(load_float(tail + 4 * TOTAL)) * 128
     for first in range(0, held, 4):
         last = held - 1
         a, b = waiting[0, first], waiting[0, min(first + 1, last)]
         c, d = waiting[0, min(first + 2, last)], waiting[0, min(first + 3, last)]
         sums = products4(base + size * a, base + size * b, base + size * c, base + size * d, query, size)
         for j in range(min(4, held - first)):
-            centred = waiting[1, first + j] + np.int64(sums[j]) - offset
-            _note(q, waiting[0, first + j], centred, rows.terms, terms, left)
+            row, centred = waiting[0, first + j], waiting[1, first + j] + np.int64(sums[j]) - offset
+            upper, lower = _bounds(centred, terms + 16 * row, tail)
+            _note(q, row, upper, lower, lows, uppers, kept, sizes, limits)
 
 
 @kernel
 def sift_many(rows, queries, left):
     """`sift_few` for many queries: blocks of rows become panels of bytes, and the sums a product of matrices."""
-    which, chosen, limits = rows.which, rows.chosen, left.limits
+    which, chosen = rows.which, rows.chosen
+    lows, uppers, kept, sizes, limits = left
     count, (n, stride), size = which.size if chosen else rows.high.shape[0], queries.shape, rows.high.shape[1]
     high, low, terms = rows.high.ctypes.data, rows.low.ctypes.data, rows.terms.ctypes.data
     block, columns = np.empty(BLOCK, np.int64), np.empty((4, BLOCK), np.float32)
@@ -353,7 +367,8 @@ def sift_many(rows, queries, left):
                 while mask:
                     i = _lowest_bit(mask)
                     mask &= mask - 1
-                    _note(q, block[i], np.int64(sums[j, i]) - offset, rows.terms, tail, left)
+                    upper, lower = _bounds(np.int64(sums[j, i]) - offset, terms + 16 * block[i], tail)
+                    _note(q, block[i], upper, lower, lows, uppers, kept, sizes, limits)
     room[0] = columns[0, 0] = 0  # used to the end, or Numba would free them while their addresses are in use
 
 
@@ -364,7 +379,7 @@ def finish(stored, ids, queries, kind, metric, width, left, out_distances, out_r
     for q in range(queries.shape[0]):
         if left.sizes[q, USELESS]:
             continue
-        _drop(q, left)
+        _drop(q, left.uppers, left.rows, left.sizes, left.limits)
         rows, held = left.rows[q, : left.sizes[q, KEPT]], 0
         for first in range(-AHEAD, rows.size, 4):
             for i in range(first + AHEAD, min(first + AHEAD + 4, rows.size)):

@@ -197,7 +197,7 @@ def test_any_calls_in_any_order(tmp_path_factory, calls, seed):
             if call == "add":
                 index.add(x)
             elif call == "upsert":
-                index.upsert(x, np.concatenate([old, 10_000 + np.arange(n - len(old))]))
+                index.upsert(x, np.concatenate([old, held.max(initial=0) + 1 + np.arange(n - len(old))]))
             elif call == "remove":
                 index.remove(old)
             elif call == "compact":
