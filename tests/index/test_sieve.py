@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from minibi import FlatIndex
 from minibi.errors import FormatError, InputError
-from minibi.index.codes import codec_for
+from minibi.index.codes import codec_for, rotate_back_plain
 from minibi.index.flat import scan
 from minibi.index.sieve import FEW, Sieve, Stored, bounds_plain, bytes_plain, encode_plain
 from minibi.store.snapshot import read_snapshot, write_snapshot
@@ -83,6 +83,22 @@ def test_the_answer_of_a_scan_bit_for_bit(store, table, metric, k, some, data):
 def test_many_queries_at_once(table, metric, k):
     x, q, ids = table
     sieved, scanned, _ = both_ways(x, q, ids, min(k, len(x)), metric)
+    np.testing.assert_array_equal(sieved[0], scanned[0])
+    np.testing.assert_array_equal(sieved[1], scanned[1])
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+@pytest.mark.parametrize("queries", [1, 30])
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 1e-3, 1.0]))
+def test_codes_that_err_all_in_the_query_s_direction(metric, queries, seed, noise):
+    """As wide as bounds can be: every coordinate of a row is off by as much, and the query is the sum of them all."""
+    rng = np.random.default_rng(seed)
+    y = rng.uniform(-1, 1, size=(200, 1)) * 16.0 ** -rng.integers(0, 3, size=(200, 1)) * np.ones(256)
+    y[:, 0] = 1
+    q = rng.choice([-1, 1], size=(queries, 1)) * np.ones(256)
+    x, q = (rotate_back_plain((a + noise * rng.normal(size=a.shape) / 127).astype(np.float32)) for a in (y, q))
+    sieved, scanned, settled = both_ways(x, q, np.arange(200), 3, metric)
+    assert settled.all()
     np.testing.assert_array_equal(sieved[0], scanned[0])
     np.testing.assert_array_equal(sieved[1], scanned[1])
 
