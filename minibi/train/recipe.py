@@ -38,6 +38,7 @@ from ..errors import FormatError, InputError
 from .data import NAMES
 from .objective import Objective, make_objective, nearest
 
+KINDS = ("bi-encoder", "cross-encoder", "late-interaction")
 Check = Callable[[Any], str]  # what is wrong with a value: "must be …", or ""
 T = TypeVar("T")
 
@@ -64,6 +65,14 @@ def _number(low: float, high: float = math.inf, open_low: bool = False) -> Check
 
 def _text(v: Any) -> str:
     return "" if isinstance(v, str) and v.strip() else "must be a text"
+
+
+def _string(v: Any) -> str:
+    return "" if isinstance(v, str) else "must be a text"
+
+
+def _yes_or_no(v: Any) -> str:
+    return "" if isinstance(v, bool) else "must be true or false"
 
 
 def _choice(*names: str) -> Check:
@@ -100,13 +109,19 @@ def _range(v: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
+    kind: Annotated[str, _choice(*KINDS)] = "bi-encoder"
     base: Annotated[str | None, _text] = None  # a model's name or folder, for queries and documents
     query: Annotated[str | None, _text] = None  # instead: one for queries …
     document: Annotated[str | None, _text] = None  # … and one for documents
     frozen: Annotated[str | None, _choice("query", "document")] = None
     freeze_layers: Annotated[int, _whole(0)] = 0  # the embeddings and this many first layers keep their weights
+    layers: Annotated[tuple[int, ...] | None, _list_of(_whole(0), "layers from 0 on")] = None  # of base, to keep
+    projection: Annotated[int | None, _whole(1)] = None  # components: one more linear layer behind trained encoders
+    teacher: Annotated[str | None, _text] = None  # for the *_distill losses
     dropout: Annotated[float, _number(0, 0.9)] = 0.1
-    max_seq_length: Annotated[int | None, _whole(2)] = None
+    max_seq_length: Annotated[int | None, _whole(4)] = None
+    query_prompt: Annotated[str | None, _string] = None  # to be put before each query, now and ever after …
+    document_prompt: Annotated[str | None, _string] = None  # … and before each document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +157,8 @@ class Training:
     eps: Annotated[float, _number(0, open_low=True)] = 1e-8
     max_grad_norm: Annotated[float, _number(0)] = 1.0  # 0: no clipping
     evaluate_every: Annotated[int | None, _whole(1)] = None  # steps
-    save_every: Annotated[int | None, _whole(1)] = None  # steps between checkpoints
+    keep_best: Annotated[bool, _yes_or_no] = False  # end with the weights that were best when evaluated
+    save_every: Annotated[int | None, _whole(1)] = None  # steps between checkpoints; none: some minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +252,15 @@ def _settled(recipe: Recipe, folder: Path, name: str) -> Recipe:
         raise FormatError(f"{name}: [model] name the model to start from: base, or both query and document")
     if model.base and model.frozen:
         raise FormatError(f"{name}: [model] frozen needs two towers: name query and document instead of base")
+    if (model.query or model.document) and (model.layers or model.kind != "bi-encoder"):
+        what = "layers" if model.layers else f"a {model.kind}"
+        raise FormatError(f"{name}: [model] {what} goes with base: two towers are bi-encoders as they come")
+    if model.kind != "bi-encoder":
+        for key in ("projection", "teacher", "query_prompt", "document_prompt"):
+            if getattr(model, key) is not None:
+                raise FormatError(f"{name}: [model] {key} is for bi-encoders, not for a {model.kind}: remove it")
+        if training.chunk_size is not None:
+            raise FormatError(f"{name}: [training] chunk_size is for bi-encoders: use accumulate with a {model.kind}")
     lengths = [k for k in ("epochs", "steps", "minutes") if getattr(training, k) is not None]
     if len(lengths) > 1:
         raise FormatError(f"{name}: [training] {lengths[0]} and {lengths[1]} both say how long: keep one")
@@ -243,7 +268,8 @@ def _settled(recipe: Recipe, folder: Path, name: str) -> Recipe:
         training = replace(training, epochs=1)
     files = [data.train] if isinstance(data.train, str) else data.train
     data = replace(data, train=tuple(str(folder / file) for file in files))
-    towers = {k: _model_path(v, folder) for k in ("base", "query", "document") if (v := getattr(model, k))}
+    names = ("base", "query", "document", "teacher")
+    towers = {k: _model_path(v, folder) for k in names if (v := getattr(model, k))}
     output = str(folder / recipe.output)
     return replace(recipe, output=output, model=replace(model, **towers), data=data, training=training)
 
