@@ -292,7 +292,9 @@ class BiEncoder:
 
     def _only_for(self, side: str) -> None:
         if self.tower not in (None, side):
-            raise InputError(f"{self.name!r} is a {self.tower} tower: read each {side} with the tower trained beside it")
+            raise InputError(
+                f"{self.name!r} is a {self.tower} tower: read each {side} with the tower trained beside it"
+            )
 
     def _check_width(self, width: int | None) -> None:
         if width is not None and not 1 <= width <= self.modules.dim:
