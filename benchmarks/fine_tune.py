@@ -3,8 +3,8 @@
     python -m benchmarks.fine_tune squad --data DIR        # fine-tuned against as it came
     python -m benchmarks.fine_tune distil --data DIR       # taught by scores against taught by labels
 
-DIR holds squad_pairs.jsonl, lines of {"query": …, "positive": …}. A fifth of the pairs is held out by a hash, so that no
-text is on both sides. Each held-out question is asked among all sentences of the file, those of training included;
+DIR holds squad_pairs.jsonl, lines of {"query": …, "positive": …}. A fifth of the pairs is held out by a hash, so that
+no text is on both sides. Each held-out question is asked among all sentences of the file, those of training included;
 the figure is the reciprocal rank of its sentence (0 beyond 10), compared question by question. Runs are kept in runs/
 and go on where they were interrupted; what is finished there is not trained again.
 """

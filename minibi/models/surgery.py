@@ -6,6 +6,7 @@ Each function writes a new folder in sentence-transformers' layout and leaves th
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,30 @@ def add_projection(source: str | Path, target: str | Path, outputs: int, seed: i
     activation = "torch.nn.modules.linear.Identity"
     sizes = {"in_features": inputs, "out_features": outputs, "bias": True, "activation_function": activation}
     _write_json(target / name / "config.json", sizes)
+    return target
+
+
+def add_classifier(source: str | Path, target: str | Path, seed: int = 0) -> Path:
+    """An encoder as a cross-encoder of one output, to be trained: BERT's pooler, or a random one where it is not
+    stored, and a random classifier, both normal with deviation 0.02 as BERT begins. Raises ModelError.
+    """
+    folder, target = locate(source), Path(target)
+    place = transformer_place(folder)
+    channels = BertConfig.read(folder / place).channels
+    rng = np.random.default_rng(seed)
+    tensors = {canonical_name(name): t for name, t in as_floats(read_weights(folder / place)).items()}
+    for name, rows in (("pooler.dense", channels), ("classifier", 1)):
+        if f"{name}.weight" not in tensors:
+            tensors[f"{name}.weight"] = (0.02 * rng.standard_normal((rows, channels))).astype(np.float32)
+            tensors[f"{name}.bias"] = np.zeros(rows, np.float32)
+    prefixed = {name if name.startswith("classifier.") else f"bert.{name}": t for name, t in tensors.items()}
+    write_model(folder / place, target, {Path(): prefixed})
+    for left in ("modules.json", "config_sentence_transformers.json", "README.md"):
+        (target / left).unlink(missing_ok=True)
+    for part in [p for p in target.iterdir() if p.is_dir()]:
+        shutil.rmtree(part)
+    head = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    change_json(target / "config.json", **head, label2id={"LABEL_0": 0})
     return target
 
 

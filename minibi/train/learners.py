@@ -9,9 +9,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -288,9 +290,17 @@ def save_encoder(model: Trainable, folder: Path) -> None:
     write_settings(folder, **model.encoder.settings)  # type: ignore[union-attr]
 
 
+def files_digest(folder: Path) -> str:
+    """A short hash of a model folder's weights and configuration."""
+    hashed = blake2b(digest_size=16)
+    for file in sorted([*folder.rglob("*.safetensors"), *folder.rglob("*.json")]):
+        hashed.update(file.relative_to(folder).as_posix().encode())
+        with file.open("rb") as f:
+            hashed.update(hashlib.file_digest(f, "sha256").digest())
+    return hashed.hexdigest()
+
+
 def digest(names: Mapping[str, NDArray]) -> str:
     """A short hash of names and shapes."""
-    from hashlib import blake2b
-
     text = ";".join(f"{name}{list(p.shape)}" for name, p in names.items())
     return blake2b(text.encode(), digest_size=8).hexdigest()

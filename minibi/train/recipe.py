@@ -37,8 +37,9 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 from ..errors import FormatError, InputError
 from .data import NAMES
 from .objective import Objective, make_objective, nearest
+from .score_objective import ScoreObjective
 
-KINDS = ("bi-encoder", "cross-encoder", "late-interaction")
+LOSS_OF = {"bi-encoder": "info_nce", "cross-encoder": "binary_cross_entropy", "late-interaction": "info_nce"}
 Check = Callable[[Any], str]  # what is wrong with a value: "must be …", or ""
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ def _range(v: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    kind: Annotated[str, _choice(*KINDS)] = "bi-encoder"
+    kind: Annotated[str, _choice(*LOSS_OF)] = "bi-encoder"
     base: Annotated[str | None, _text] = None  # a model's name or folder, for queries and documents
     query: Annotated[str | None, _text] = None  # instead: one for queries …
     document: Annotated[str | None, _text] = None  # … and one for documents
@@ -135,7 +136,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    name: Annotated[str, _text] = "info_nce"
+    name: Annotated[str | None, _text] = None  # none: the usual one, LOSS_OF the kind of model
     options: dict[str, Any] = field(default_factory=dict)  # every other key of [loss]
     matryoshka_dims: Annotated[tuple[int, ...] | None, _list_of(_whole(1), "widths")] = None
     matryoshka_weights: Annotated[tuple[float, ...] | None, _list_of(_number(0), "numbers of at least 0")] = None
@@ -172,9 +173,12 @@ class Recipe:
     loss: Loss
     training: Training
 
-    def objective(self) -> Objective:
+    def objective(self) -> Objective | ScoreObjective:
         """The loss, ready to use. Raises InputError."""
         loss = self.loss
+        assert loss.name is not None
+        if self.model.kind != "bi-encoder":
+            return ScoreObjective(loss.name, loss.options)
         return make_objective(loss.name, loss.options, dims=loss.matryoshka_dims or (), weights=loss.matryoshka_weights)
 
     def as_dict(self) -> dict[str, Any]:
@@ -220,9 +224,13 @@ def parse_recipe(content: Mapping[str, Any], folder: str | Path = "", name: str 
     top = {k: v for k, v in content.items() if k not in PARTS}
     recipe = _settled(_filled(Recipe, top, f"{name}:", parts), Path(folder), name)
     try:
-        recipe.objective()
+        objective = recipe.objective()
     except InputError as e:
         raise FormatError(f"{name}: [loss] {e}") from None
+    if objective.wants_teacher != (recipe.model.teacher is not None):
+        fix = "name one: [model] teacher" if objective.wants_teacher else "remove [model] teacher"
+        need = "needs a teacher" if objective.wants_teacher else "has no use for a teacher"
+        raise FormatError(f"{name}: [loss] {objective.name} {need}: {fix}")
     return recipe
 
 
@@ -259,6 +267,10 @@ def _settled(recipe: Recipe, folder: Path, name: str) -> Recipe:
         for key in ("projection", "teacher", "query_prompt", "document_prompt"):
             if getattr(model, key) is not None:
                 raise FormatError(f"{name}: [model] {key} is for bi-encoders, not for a {model.kind}: remove it")
+        if recipe.loss.matryoshka_dims is not None:
+            raise FormatError(f"{name}: [loss] matryoshka_dims is for bi-encoders, not for a {model.kind}: remove it")
+        if model.kind == "late-interaction" and model.max_seq_length is not None:
+            raise FormatError(f"{name}: [model] max_seq_length is the folder's own in late interaction: remove it")
         if training.chunk_size is not None:
             raise FormatError(f"{name}: [training] chunk_size is for bi-encoders: use accumulate with a {model.kind}")
     lengths = [k for k in ("epochs", "steps", "minutes") if getattr(training, k) is not None]
@@ -266,12 +278,14 @@ def _settled(recipe: Recipe, folder: Path, name: str) -> Recipe:
         raise FormatError(f"{name}: [training] {lengths[0]} and {lengths[1]} both say how long: keep one")
     if not lengths:
         training = replace(training, epochs=1)
+    loss = recipe.loss if recipe.loss.name else replace(recipe.loss, name=LOSS_OF[model.kind])
     files = [data.train] if isinstance(data.train, str) else data.train
     data = replace(data, train=tuple(str(folder / file) for file in files))
     names = ("base", "query", "document", "teacher")
     towers = {k: _model_path(v, folder) for k in names if (v := getattr(model, k))}
     output = str(folder / recipe.output)
-    return replace(recipe, output=output, model=replace(model, **towers), data=data, training=training)
+    model = replace(model, **towers)
+    return replace(recipe, output=output, model=model, data=data, loss=loss, training=training)
 
 
 def _model_path(name: str, folder: Path) -> str:

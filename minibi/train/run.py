@@ -24,7 +24,8 @@ from .fit import CHECKPOINT, LOG, Report, fit
 from .held_out import held_out_evaluator
 from .learners import EmbeddingLearner, Learner
 from .log import plot_log
-from .model import Trainable
+from .model import Trainable, frozen_names
+from .objective import Objective
 from .recipe import Recipe
 
 CURVE, SUMMARY = "curve.png", "summary.json"
@@ -44,8 +45,8 @@ def train(
 ) -> Report:
     """Trains as the recipe says and writes the model to its output.
 
-    evaluate: instead of the measures over the held-out examples. tell: told in a line each what goes on. A checkpoint of
-    the same recipe is resumed. Raises InputError, FormatError, ModelError; KeyboardInterrupt once a checkpoint
+    evaluate: instead of the measures over the held-out examples. tell: told in a line each what goes on. A checkpoint
+    of the same recipe is resumed. Raises InputError, FormatError, ModelError; KeyboardInterrupt once a checkpoint
     is written.
     """
     output, folder = Path(recipe.output), run_folder(recipe)
@@ -90,7 +91,7 @@ def read_data(recipe: Recipe) -> tuple[list[Example], list[Example]]:
     return examples, apart
 
 
-PARTS = ("query.start", "document.start")  # folders of models that were changed before training
+PARTS = ("query.start", "document.start", "start")  # folders of models that were changed before training
 
 
 def make_learner(recipe: Recipe, folder: Path) -> Learner:
@@ -101,6 +102,7 @@ def make_learner(recipe: Recipe, folder: Path) -> Learner:
         return make_scorer(recipe, folder)
     model = recipe.model
     objective = recipe.objective()
+    assert isinstance(objective, Objective)
     options = {"dropout": model.dropout, "chunk_size": recipe.training.chunk_size}
     teacher = BiEncoder(model.teacher) if model.teacher else None
     if model.base:
@@ -130,13 +132,6 @@ def _trainable(recipe: Recipe, name: str, folder: Path, side: str) -> Trainable:
     prompts = {k: p for k, p in (("query", model.query_prompt), ("document", model.document_prompt)) if p is not None}
     encoder = BiEncoder(name, max_seq_length=model.max_seq_length, prompts=prompts or None)
     return Trainable(encoder, frozen=frozen_names(model.freeze_layers, encoder.config.layers))
-
-
-def frozen_names(count: int, layers: int) -> list[str]:
-    """The beginnings of the names of the embeddings' and the first `count` layers' parameters. Raises InputError."""
-    if count > layers:
-        raise InputError(f"freeze_layers = {count}, but the model has {layers} layers: lower it")
-    return ["embeddings", *(f"encoder.layer.{i}" for i in range(count))] if count else []
 
 
 def put(learner: Learner, staging: Path, output: Path) -> None:

@@ -7,7 +7,8 @@ teacher's scores, options) is given. float32 in use, float64 where gradients are
     triplets     triplet, batch_all_triplet, batch_hard_triplet, batch_semi_hard_triplet
     pairs        contrastive, online_contrastive, cosine_similarity, cosent
     scores       mse, margin_mse, kl_divergence, list_net, rank_net, rank_net_pairs, binary_cross_entropy, cross_entropy
-    bridges      of_embeddings and of_tokens turn a loss of scores into one of vectors; maxsim; embed_distill, score_distill
+    bridges      of_embeddings and of_tokens turn a loss of scores into one of vectors; maxsim
+                 embed_distill and score_distill: the teacher's vectors, or its scores
     nested       matryoshka: any loss of vectors, at several widths at once
     cached       grad_cache: any loss of vectors, over batches that do not fit in memory
 """
