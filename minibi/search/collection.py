@@ -75,7 +75,7 @@ class Collection:
         self._lock = threading.RLock()  # one connection, many threads
         meta = data.meta(db)
         self.model_name, self.fingerprint, self._uuid = meta["model"], meta["fingerprint"], meta["uuid"]
-        self.dim = int(meta["dim"])
+        self.dim, self.compute = int(meta["dim"]), meta.get("compute", "float32")
         self._model = model
         if model is not None:
             self._check_model(model)
@@ -113,8 +113,9 @@ class Collection:
         folder.mkdir(parents=True, exist_ok=True)
         own = model.name == model.folder.name and model.folder.parent != weights_folder()  # a folder of the user's
         name = str(model.folder.resolve()) if own else model.name
-        meta = {"uuid": uuid.uuid4().hex, "model": name, "dim": str(model.dim), "overlap": str(OVERLAP)}
-        db = data.create(folder / DATABASE, meta | {"fingerprint": model.fingerprint, "snapshot": "-1"})
+        meta = {"uuid": uuid.uuid4().hex, "model": name, "compute": model.compute, "dim": str(model.dim)}
+        meta |= {"overlap": str(OVERLAP), "fingerprint": model.fingerprint, "snapshot": "-1"}
+        db = data.create(folder / DATABASE, meta)
         return cls._over(folder, db, model)
 
     @classmethod
@@ -150,7 +151,7 @@ class Collection:
     @property
     def model(self) -> BiEncoder:
         if self._model is None:
-            model = BiEncoder(self.model_name)
+            model = BiEncoder(self.model_name, compute=self.compute)
             self._check_model(model)
             self._model = model
         return self._model
@@ -159,7 +160,7 @@ class Collection:
         if model.fingerprint != self.fingerprint:
             raise InputError(
                 f"{self.folder} was made with another model or other settings than {model.name!r} "
-                f"(it names {self.model_name!r}): open it with that one, or index into a new folder"
+                f"(it names {self.model_name!r}, {self.compute}): open it with those, or index into a new folder"
             )
 
     def sources(self) -> dict[str, str | None]:
