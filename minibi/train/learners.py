@@ -253,6 +253,7 @@ class EmbeddingLearner:
         if self.teacher:
             encoders["teacher"] = self.teacher[0].encoder
         known = {f"{name} model": encoder.fingerprint for name, encoder in encoders.items()}
+        known |= {"loss": [self.objective.name, *self.objective.settings]}
         return known | {"dropout": self.dropout, "chunk_size": self.chunk_size, "trained": digest(self.trainable)}
 
     def encode_query(self, texts: Sequence[str]) -> NDArray:

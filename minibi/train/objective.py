@@ -59,6 +59,7 @@ class Objective:
     same_text_masks: bool = False
     parameters: tuple[tuple[str, float], ...] = ()  # learned besides the model: name and first value, in front
     width: int = 2  # the least number of components that the loss can be tried on
+    settings: tuple[str, ...] = ()  # what it was made of, as texts
     wants_teacher: bool = False  # the teacher's vectors of all columns, as teacher=
 
     def check(self, examples: Sequence[Example]) -> int:
@@ -124,6 +125,7 @@ def make_objective(
     unknown name or option, and for values the loss refuses: it is tried on two rows.
     """
     options = dict(options or {})
+    settings = (repr(sorted(options.items())), repr((*dims,)), repr(weights and (*weights,)))
     if name not in LOSSES:
         raise InputError(
             f"there is no loss {name!r} for a recipe{nearest(name, LOSSES)}: choose from {', '.join(LOSSES)}"
@@ -158,6 +160,7 @@ def make_objective(
         same_text_masks=same_texts,
         parameters=(("log_scale", LOG_SCALE),) if name == "info_nce_learned_scale" else (),
         width=max(dims, default=2),
+        settings=settings,
         wants_teacher=name.endswith("_distill"),
     )
     documents = 1 if needs == SCORED_PAIRS else 2
