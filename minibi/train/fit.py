@@ -218,7 +218,9 @@ def report(folder: Path, now: Progress, training: Training) -> Report:
 def stop_signal() -> Iterator[Callable[[], bool]]:
     """stopped(): whether Ctrl-C was pressed meanwhile. The second time it is raised as ever."""
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only there are signals caught
+    before = signal.getsignal(signal.SIGINT)
+    elsewhere = threading.current_thread() is not threading.main_thread()  # only there are signals caught
+    if elsewhere or before in (signal.SIG_IGN, None):
         yield asked.is_set
         return
 
@@ -227,7 +229,7 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.set()
 
-    before = signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, note)
     try:
         yield asked.is_set
     finally:

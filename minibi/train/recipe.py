@@ -258,6 +258,8 @@ def _settled(recipe: Recipe, folder: Path, name: str) -> Recipe:
         raise FormatError(f"{name}: [model] base stands for both towers: remove it, or query and document")
     if not model.base and not (model.query and model.document):
         raise FormatError(f"{name}: [model] name the model to start from: base, or both query and document")
+    if model.frozen == "query":
+        raise FormatError(f"{name}: [model] frozen = 'query' is not supported: freeze the tower whose vectors are kept")
     if model.base and model.frozen:
         raise FormatError(f"{name}: [model] frozen needs two towers: name query and document instead of base")
     if (model.query or model.document) and (model.layers or model.kind != "bi-encoder"):

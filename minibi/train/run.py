@@ -111,8 +111,6 @@ def make_learner(recipe: Recipe, folder: Path) -> Learner:
     for side, name in (("query", model.query), ("document", model.document)):
         still = side == model.frozen
         sides[side] = BiEncoder(name) if still else _trainable(recipe, name, folder, side)  # type: ignore[arg-type]
-    if model.frozen == "query":
-        raise InputError("[model] frozen = 'query' is not supported: freeze the document tower, whose vectors are kept")
     return EmbeddingLearner(sides["query"], objective, sides["document"], teacher=teacher, **options)
 
 

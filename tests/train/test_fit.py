@@ -109,7 +109,7 @@ def test_killed_from_outside_again_and_again(tmp_path):
         path = os.pathsep.join(p for p in sys.path if p)
         return subprocess.Popen(
             [sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent)), str(folder)],
-            env={**os.environ, "PYTHONPATH": path, "MINIBI_KERNELS": "plain"},
+            env={**os.environ, "PYTHONPATH": path, "MINIBI_KERNELS": "plain", "OPENBLAS_NUM_THREADS": "1"},
         )
 
     folder, whole, kills = tmp_path / "killed", tmp_path / "whole", 0
