@@ -3,8 +3,11 @@
     output = "my-model"                  # the folder to write
 
     [model]
+    kind = "bi-encoder"                  # or "cross-encoder", "late-interaction"
     base = "all-MiniLM-L6-v2"            # or query = "…" and document = "…": two towers into one space
     # frozen = "document"                # that tower stays as it is, and so does an index made with it
+    # layers = [0, 2, 5]                 # a student of three of its layers, for a *_distill loss, which needs a
+    # teacher = "all-MiniLM-L6-v2"
 
     [data]
     train = "pairs.jsonl"                # or a list of files
@@ -16,9 +19,10 @@
     matryoshka_dims = [384, 128, 64]
 
     [training]
-    epochs = 1
-    batch_size = 64
+    epochs = 1                           # or steps = 500, or minutes = 10
+    batch_size = 64                      # chunk_size = 32 holds only so many texts in memory (GradCache)
     learning_rate = 2e-5
+    evaluate_every = 100                 # on what is held out; keep_best = true ends with the best weights
 
 The dataclasses below list all keys with their checks and defaults. An unknown key is refused with the nearest one that
 is known; paths start at the recipe's folder. Reading loads no model and opens no data.

@@ -20,7 +20,7 @@ from ..models.bi_encoder import BiEncoder
 from ..models.surgery import add_projection, take_layers
 from ..store.files import replace_file, sync_folder
 from .data import Example, held_out, read_examples, with_negatives
-from .fit import CHECKPOINT, LOG, Report, fit
+from .fit import BEST, CHECKPOINT, LOG, Report, fit
 from .held_out import held_out_evaluator
 from .learners import EmbeddingLearner, Learner
 from .log import plot_log
@@ -66,7 +66,7 @@ def train(
     _write_json(folder / SUMMARY, report.to_dict() | {"recipe": recipe.as_dict()})
     draw(folder, report)
     put(learner, folder / "model", output)
-    for left_over in (folder / CHECKPOINT, folder / "best.safetensors"):
+    for left_over in (folder / CHECKPOINT, folder / BEST):
         left_over.unlink(missing_ok=True)
     for parts in PARTS:
         shutil.rmtree(folder / parts, ignore_errors=True)
