@@ -21,6 +21,8 @@ _HOME = {
     "CrossEncoder": ".models.cross_encoder",
     "LateInteraction": ".models.late_interaction",
     "Tokenizer": ".text.tokenizer",
+    "Towers": ".models.towers",
+    "open_encoder": ".models.towers",
     "BM25": ".lexical.bm25",
     "FlatIndex": ".index.flat",
     "HNSWIndex": ".index.hnsw",
@@ -42,7 +44,9 @@ __all__ = [
     "MinibiError",
     "MultiVectorIndex",
     "Tokenizer",
+    "Towers",
     "__version__",
+    "open_encoder",
 ]
 
 if TYPE_CHECKING:
@@ -54,6 +58,7 @@ if TYPE_CHECKING:
     from .models.bi_encoder import BiEncoder
     from .models.cross_encoder import CrossEncoder
     from .models.late_interaction import LateInteraction
+    from .models.towers import Towers, open_encoder
     from .search.collection import Collection
     from .search.hits import Hit
     from .text.tokenizer import Tokenizer

@@ -71,13 +71,13 @@ def evaluate(
 
 def _parts(pipeline: str, model: str, reranker: str | None, compute: Any) -> dict[str, Any]:
     """The models that a pipeline needs."""
-    from ..models.bi_encoder import BiEncoder
     from ..models.cross_encoder import CrossEncoder
     from ..models.late_interaction import LateInteraction
+    from ..models.towers import open_encoder
 
     parts: dict[str, Any] = {}
     if pipeline in ("dense", "hybrid", "rerank"):
-        parts["model"] = BiEncoder(model, compute=compute)
+        parts["model"] = open_encoder(model, compute=compute)
     if pipeline == "colbert":
         parts["late"] = LateInteraction(model, compute=compute)
     if pipeline == "rerank":

@@ -21,6 +21,7 @@ from ..index.multi_vector import MultiVectorIndex
 from ..lexical.bm25 import BM25
 from ..models.bi_encoder import BiEncoder
 from ..models.late_interaction import LateInteraction
+from ..models.towers import Towers
 from .hits import Hits
 from .vector_cache import VectorCache
 
@@ -71,7 +72,7 @@ class Dense(Retriever):
 
     def __init__(
         self,
-        model: BiEncoder,
+        model: BiEncoder | Towers,
         index: Index | None = None,
         *,
         labels: Sequence[str] | None = None,
@@ -81,8 +82,8 @@ class Dense(Retriever):
         super().__init__(labels)
         metric = "cosine" if model.similarity_fn_name == "cosine" else "ip"
         if index is None:
-            index = FlatIndex(model.dim, metric, fingerprint=model.fingerprint)
-        if index.dim != model.dim or (index.fingerprint and index.fingerprint != model.fingerprint):
+            index = FlatIndex(model.dim, metric, fingerprint=model.space)
+        if index.dim != model.dim or (index.fingerprint and index.fingerprint != model.space):
             raise InputError("the index was filled by another model or prompt: use that one, or build the index anew")
         self.model, self.index, self.cache, self.name = model, index, cache, name
 
@@ -93,7 +94,8 @@ class Dense(Retriever):
     def _ask(self, query: str) -> Any:
         if self.cache is None:
             return self._encode(query)
-        return self.cache.get((self.model.fingerprint, "query", query), lambda: self._encode(query))
+        asks = self.model.query if isinstance(self.model, Towers) else self.model
+        return self.cache.get((asks.fingerprint, "query", query), lambda: self._encode(query))
 
     def _encode(self, query: str) -> Any:
         return self.model.encode_query(query, truncation="silent")
