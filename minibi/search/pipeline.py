@@ -20,8 +20,6 @@ from typing import Any
 from ..arguments import whole
 from ..errors import InputError
 from ..evaluate.ranking import as_ranking
-from ..models.cross_encoder import CrossEncoder
-from ..models.late_interaction import LateInteraction
 from ..threads import parallel_map
 from .fusion import convex, reciprocal_rank
 from .hits import Evidence, Hit, Hits
@@ -35,10 +33,10 @@ class Pipeline:
     """retrievers: one, a list (named by their `name`), or a mapping name -> retriever.
 
     fuse: "rrf" (reciprocal rank, k = 60), "convex" (min-max), what `fusion.tune` returned, or any function of
-    {name: ranking} that returns Hits. rerank: a CrossEncoder, a LateInteraction model or a function (query, texts) ->
-    scores. depth: candidates taken from each retriever, and how many are reranked. texts: id -> text, a mapping or a
-    function; needed to rerank, and shown in hits. budget_ms: time for reranking, see `rerank`. parallel: ask several
-    retrievers at once, on threads. Raises InputError.
+    {name: ranking} that returns Hits. rerank: a CrossEncoder, a LateInteraction model, a Late retriever or a function
+    (query, texts) -> scores. depth: candidates taken from each retriever, and how many are reranked. texts: id -> text,
+    a mapping or a function, for hits that come without; reranking reads them. budget_ms: time for reranking, see
+    `rerank`. parallel: ask several retrievers at once, on threads. Raises InputError.
     """
 
     def __init__(
@@ -46,7 +44,7 @@ class Pipeline:
         retrievers: Any,
         *,
         fuse: str | Callable[[Mapping[str, Any]], Hits] = "rrf",
-        rerank: CrossEncoder | LateInteraction | Judge | None = None,
+        rerank: Judge | None = None,
         depth: int = 100,
         texts: Texts | None = None,
         budget_ms: float | None = None,
@@ -56,9 +54,9 @@ class Pipeline:
         if isinstance(fuse, str) and fuse not in FUSIONS:
             raise InputError(f"fuse must be one of {list(FUSIONS)} or a function, not {fuse!r}")
         self.fuse: Callable[..., Hits] = FUSIONS[fuse] if isinstance(fuse, str) else fuse
-        self.judge = None if rerank is None else as_judge(rerank)
-        if self.judge is not None and texts is None:
-            raise InputError("reranking reads the candidates: pass texts, a mapping from id to text")
+        self.judge = rerank
+        if rerank is not None:
+            as_judge(rerank)  # complains now rather than at the first query
         self.depth, self.texts, self.parallel = whole("depth", depth, 1), texts, parallel
         self.budget_ms = _budget(budget_ms)
 
@@ -112,7 +110,7 @@ class Pipeline:
         )
 
     def _with_text(self, hit: Hit) -> Hit:
-        if self.texts is None:
+        if self.texts is None or hit.text:
             return hit
         try:
             text = self.texts(hit.id) if callable(self.texts) else self.texts[hit.id]

@@ -1,8 +1,10 @@
 """Reranking: the candidates in the order of a slower, better judge, as far as the time allows.
 
-A judge is a CrossEncoder, a LateInteraction model, or any function `judge(query, texts) -> scores`, larger is better.
-The best candidates are judged first, a few at a time. When the budget is spent, those judged stand first, in their new
-order; the rest follow in the order they came.
+    rerank(hits, CrossEncoder(folder), budget_ms=200)
+
+A judge is a CrossEncoder, a LateInteraction model, a `Late` retriever, which has the candidates' token vectors already,
+or any function `judge(query, texts) -> scores`, larger is better. The best candidates are judged first, a few at a
+time. When the budget is spent, those judged stand first, in their new order; the rest follow in the order they came.
 """
 
 from __future__ import annotations
@@ -18,25 +20,36 @@ from ..errors import InputError
 from ..models.cross_encoder import CrossEncoder
 from ..models.late_interaction import LateInteraction
 from .hits import Evidence, Hits
+from .retrievers import Late
 
-Judge = Callable[[str, Sequence[str]], Any]
+Judge = CrossEncoder | LateInteraction | Late | Callable[[str, Sequence[str]], Any]
 CHUNK = 8  # candidates judged between two looks at the clock, at first
 
 
-def as_judge(judge: CrossEncoder | LateInteraction | Judge) -> Judge:
-    """A function (query, texts) -> scores of whatever can judge. Raises InputError."""
+def as_judge(judge: Any) -> Callable[[str, Hits], Any]:
+    """A function (query, hits) -> scores of whatever can judge. Raises InputError."""
+    if isinstance(judge, Late):
+        return lambda query, hits: judge.scores(query, hits.ids)
     if isinstance(judge, CrossEncoder):
         if judge.config.labels != 1:
             raise InputError(f"{judge.name} has {judge.config.labels} labels: reranking needs a model with one score")
-        return lambda query, texts: judge.predict([(query, text) for text in texts], truncation="silent")
+        return lambda query, hits: judge.predict([(query, text) for text in _texts(hits)], truncation="silent")
     if isinstance(judge, LateInteraction):
-        return lambda query, texts: judge.similarity(
+        return lambda query, hits: judge.similarity(
             [judge.encode_query(query, truncation="silent")],
-            judge.encode_document(list(texts), truncation="silent"),
+            judge.encode_document(_texts(hits), truncation="silent"),
         )[0]
     if not callable(judge):
-        raise InputError(f"rerank must be a CrossEncoder, a LateInteraction or a function, not {type(judge).__name__}")
-    return judge
+        raise InputError(
+            f"rerank must be a CrossEncoder, a LateInteraction, a Late or a function, not {type(judge).__name__}"
+        )
+    return lambda query, hits: judge(query, _texts(hits))
+
+
+def _texts(hits: Hits) -> list[str]:
+    if hits and not any(hits.texts):
+        raise InputError("reranking reads the candidates, which have no texts: pass texts, a mapping from id to text")
+    return hits.texts
 
 
 def rerank(hits: Hits, judge: Judge, *, budget_ms: float | None = None, name: str = "rerank") -> Hits:
@@ -47,6 +60,7 @@ def rerank(hits: Hits, judge: Judge, *, budget_ms: float | None = None, name: st
     ones', so that the order can be read off them; what they were is in the evidence.
     """
     begun = time.perf_counter()
+    judged_by = as_judge(judge)
     scores: list[float] = []
     while len(scores) < len(hits):
         size = len(hits) if budget_ms is None else CHUNK
@@ -55,8 +69,8 @@ def rerank(hits: Hits, judge: Judge, *, budget_ms: float | None = None, name: st
             size = min(4 * CHUNK, int((budget_ms - spent) / (spent / len(scores))))
             if size < 1:
                 break
-        part = hits.texts[len(scores) : len(scores) + size]
-        found = np.asarray(judge(hits.query, part), np.float64)
+        part = hits[len(scores) : len(scores) + size]
+        found = np.asarray(judged_by(hits.query, part), np.float64)
         if found.shape != (len(part),) or np.isnan(found).any():
             raise InputError(f"the judge must return {len(part)} numbers, one for each text, not {list(found.shape)}")
         scores.extend(found.tolist())

@@ -21,6 +21,7 @@ from ..index.multi_vector import MultiVectorIndex
 from ..lexical.bm25 import BM25
 from ..models.bi_encoder import BiEncoder
 from ..models.late_interaction import LateInteraction
+from ..shapes import Floats
 from .hits import Hits
 from .vector_cache import VectorCache
 
@@ -33,6 +34,7 @@ class Retriever:
 
     def __init__(self, labels: Sequence[str] | None = None):
         self.labels = None if labels is None else list(labels)
+        self._number_of: dict[str, int] | None = None  # label -> the index's id, once it is asked for
 
     def __len__(self) -> int:
         return len(self.index)
@@ -53,6 +55,17 @@ class Retriever:
         if getattr(self.index, "metric", "") == "l2":
             best = -best  # of hits, larger is better
         return Hits.of(named, best, query=query, seconds=seconds)
+
+    def _numbers(self, ids: Sequence[Any]) -> list[int]:
+        """The index's own ids of items. Raises InputError."""
+        if self.labels is None:
+            return list(ids)
+        if self._number_of is None:
+            self._number_of = {label: number for number, label in enumerate(self.labels)}
+        unknown = next((id for id in ids if id not in self._number_of), None)
+        if unknown is not None:
+            raise InputError(f"{self.name} holds no item {unknown!r}")
+        return [self._number_of[id] for id in ids]
 
     def _ask(self, query: str) -> Any:
         """A query as the index wants it."""
@@ -133,3 +146,7 @@ class Late(Retriever):
 
     def _ask(self, query: str) -> Any:
         return self.model.encode_query(query, truncation="silent")
+
+    def scores(self, query: str, ids: Sequence[Any]) -> Floats:
+        """MaxSim [n] of a query with stored items: what reranking asks. Raises InputError for an unknown id."""
+        return self.index.score([self._ask(query)], self._numbers(ids))[0]
