@@ -4,14 +4,15 @@
     dense.add(texts, ids)                                  # or Dense(model, index) around an index that is full already
     dense.search("what was decided about backups?", 10)
 
-`Dense` compares single vectors, `Lexical` words (BM25), `Late` the vectors of all tokens (ColBERT). `labels` gives
-items other ids than the index's own, such as the strings of a BEIR corpus: the item with index id i is labels[i].
+`Dense` compares single vectors, `Lexical` words (BM25), `Late` the vectors of all tokens (ColBERT); `Windowed` lets any
+of them read long documents. Ids are whole numbers or strings; `labels` names the items of an index that was filled
+elsewhere: the item with index id i is labels[i].
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..errors import InputError
@@ -22,12 +23,12 @@ from ..lexical.bm25 import BM25
 from ..models.bi_encoder import BiEncoder
 from ..models.late_interaction import LateInteraction
 from ..shapes import Floats
-from .hits import Hits
+from .hits import Hit, Hits
 from .vector_cache import VectorCache
 
 
 class Retriever:
-    """Base: adds texts, and turns an index's arrays into timed Hits."""
+    """Base: adds texts, which its hits then show, and turns an index's arrays into timed Hits."""
 
     name: str
     index: Any
@@ -35,6 +36,7 @@ class Retriever:
     def __init__(self, labels: Sequence[str] | None = None):
         self.labels = None if labels is None else list(labels)
         self._number_of: dict[str, int] | None = None  # label -> the index's id, once it is asked for
+        self._texts: dict[int, str] = {}  # the index's id -> text, of what was added here
 
     def __len__(self) -> int:
         return len(self.index)
@@ -42,30 +44,99 @@ class Retriever:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} items)"
 
+    def add(self, texts: str | Sequence[str], ids: Any = None, **options: Any) -> list[Any]:
+        """Adds texts under `ids`, whole numbers or strings, by default counted on; returns the ids.
+
+        Options go to the model's `encode_document`. Raises InputError, after which nothing was added.
+        """
+        listed = [texts] if isinstance(texts, str) else list(texts)
+        named = self._new_labels(ids, len(listed))
+        read = self._read(listed, **options)
+        if named is None:
+            numbers = self.index.add(read, ids).tolist()
+            self._texts.update(zip(numbers, listed, strict=True))
+            return [self._name(number) for number in numbers]
+        before = self.labels or []
+        numbers = list(range(len(before), len(before) + len(named)))
+        self.labels, old = before + named, self.labels  # first, for a search that finds the new items at once
+        try:
+            self.index.add(read, numbers)
+        except BaseException:
+            self.labels = old
+            raise
+        self._texts.update(zip(numbers, listed, strict=True))
+        self._numbering().update(zip(named, numbers, strict=True))
+        return named
+
+    def remove(self, ids: Sequence[Any]) -> None:
+        """Takes items out. Raises InputError for one that is not there, and nothing was removed."""
+        numbers = self._numbers(ids)
+        self.index.remove(numbers)
+        for id, number in zip(ids, numbers, strict=True):
+            self._texts.pop(number, None)
+            self._numbering().pop(id, None)
+
     def search(self, query: str, k: int = 100, **options: Any) -> Hits:
         """The k best items, and the seconds of each stage. Options go to the index's search: filter, ef, nprobe."""
         if not isinstance(query, str):
             raise InputError(f"a query is one string, not {type(query).__name__}")
         seconds: dict[str, float] = {}
         asked = self._timed(seconds, "encode", lambda: self._ask(query))
-        scores, ids = self._timed(seconds, "search", lambda: self.index.search(asked, k, **options))
-        found = [i for i in ids[0].tolist() if i != -1]
-        named = found if self.labels is None else [self.labels[i] for i in found]
-        best = scores[0][: len(found)]
-        if getattr(self.index, "metric", "") == "l2":
-            best = -best  # of hits, larger is better
-        return Hits.of(named, best, query=query, seconds=seconds)
+        hits = self._timed(seconds, "search", lambda: self._hits(asked, k, **options))
+        return Hits(tuple(hits), query, seconds)
+
+    def _hits(self, asked: Any, k: int, **options: Any) -> list[Hit]:
+        found = self._nearest(asked, k, **options)
+        return [Hit(score, text=self._texts.get(number, ""), id=self._name(number)) for number, score in found]
+
+    def _nearest(self, asked: Any, k: int, **options: Any) -> list[tuple[int, float]]:
+        """(the index's id, score) of the k best, larger scores first."""
+        scores, ids = self.index.search(asked, k, **options)
+        sign = -1 if getattr(self.index, "metric", "") == "l2" else 1
+        return [(i, sign * s) for i, s in zip(ids[0].tolist(), scores[0].tolist(), strict=True) if i != -1]
+
+    def _name(self, number: int) -> Any:
+        if self.labels is None:
+            return number
+        if not 0 <= number < len(self.labels):
+            raise InputError(f"{self.name} found item {number}, but labels name {len(self.labels)}: pass one for each")
+        return self.labels[number]
 
     def _numbers(self, ids: Sequence[Any]) -> list[int]:
         """The index's own ids of items. Raises InputError."""
         if self.labels is None:
             return list(ids)
+        known = self._numbering()
+        for id in ids:
+            if id not in known:
+                raise InputError(f"{self.name} holds no item {id!r}")
+        return [known[id] for id in ids]
+
+    def _numbering(self) -> dict[str, int]:
+        """label -> the index's id."""
         if self._number_of is None:
-            self._number_of = {label: number for number, label in enumerate(self.labels)}
-        unknown = next((id for id in ids if id not in self._number_of), None)
-        if unknown is not None:
-            raise InputError(f"{self.name} holds no item {unknown!r}")
-        return [self._number_of[id] for id in ids]
+            self._number_of = {x: number for number, x in enumerate(self.labels or []) if number in self.index}
+        return self._number_of
+
+    def _new_labels(self, ids: Any, count: int) -> list[str] | None:
+        """ids as new labels if they are strings, else None. Raises InputError."""
+        named = [str(id) for id in ids if isinstance(id, str)] if isinstance(ids, Iterable) else []
+        if not named:
+            return None
+        if isinstance(ids, str) or not count == len(named) == len(ids):
+            raise InputError(f"ids must be {count} strings or {count} whole numbers, one for each text")
+        if self.labels is None and len(self.index):
+            raise InputError("the items so far have whole numbers as ids: go on with such, or begin with strings")
+        known, seen = self._numbering(), set[str]()
+        for id in named:
+            if id in known or id in seen:
+                raise InputError(f"id {id!r} is there already, or given twice: ids must be unique")
+            seen.add(id)
+        return named
+
+    def _read(self, texts: list[str], **options: Any) -> Any:
+        """Texts as the index wants them."""
+        raise TypeError(f"{type(self).__name__} cannot read")
 
     def _ask(self, query: str) -> Any:
         """A query as the index wants it."""
@@ -99,9 +170,8 @@ class Dense(Retriever):
             raise InputError("the index was filled by another model or prompt: use that one, or build the index anew")
         self.model, self.index, self.cache, self.name = model, index, cache, name
 
-    def add(self, texts: Sequence[str], ids: Any = None, **options: Any) -> Any:
-        """Encodes texts as documents and adds them; returns their ids. Options go to `encode_document`."""
-        return self.index.add(self.model.encode_document(texts, **options), ids)
+    def _read(self, texts: list[str], **options: Any) -> Any:
+        return self.model.encode_document(texts, **options)
 
     def _ask(self, query: str) -> Any:
         if self.cache is None:
@@ -117,10 +187,10 @@ class Lexical(Retriever):
 
     def __init__(self, index: BM25 | None = None, *, labels: Sequence[str] | None = None, name: str = "bm25"):
         super().__init__(labels)
-        self.index, self.name = index or BM25(), name
+        self.index, self.name = BM25() if index is None else index, name
 
-    def add(self, texts: Sequence[str], ids: Any = None) -> Any:
-        return self.index.add(texts, ids)
+    def _read(self, texts: list[str]) -> Any:
+        return texts
 
     def _ask(self, query: str) -> Any:
         return query
@@ -138,11 +208,14 @@ class Late(Retriever):
         name: str = "colbert",
     ):
         super().__init__(labels)
-        self.model, self.index, self.name = model, index or MultiVectorIndex(model.dim), name
+        if index is None:
+            index = MultiVectorIndex(model.dim, fingerprint=model.fingerprint)
+        if index.dim != model.dim or (index.fingerprint and index.fingerprint != model.fingerprint):
+            raise InputError("the index was filled by another model: use that one, or build the index anew")
+        self.model, self.index, self.name = model, index, name
 
-    def add(self, texts: Sequence[str], ids: Any = None, **options: Any) -> Any:
-        """Encodes texts as documents and adds them; returns their ids. Options go to `encode_document`."""
-        return self.index.add(self.model.encode_document(list(texts), **options), ids)
+    def _read(self, texts: list[str], **options: Any) -> Any:
+        return self.model.encode_document(texts, **options)
 
     def _ask(self, query: str) -> Any:
         return self.model.encode_query(query, truncation="silent")
