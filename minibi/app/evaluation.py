@@ -65,7 +65,9 @@ def evaluate(
         report = names | {"documents": len(dataset.doc_ids)} | found.to_dict() | {"seconds": {"index": indexed}}
         click.echo(show.json_safe(report | ({"against": [c.to_dict() for c in compared]} if compared else {})))
         return
-    click.echo(f"{folder.name} ({split}): {len(dataset.doc_ids):,} documents, {len(dataset.queries):,} queries")
+    windows = "" if window is None else f" in windows of {window} tokens ({aggregate})"
+    documents = f"{len(dataset.doc_ids):,} documents{windows}"
+    click.echo(f"{folder.name} ({split}): {documents}, {len(dataset.queries):,} queries")
     for name, value in found.result.mean.items():
         click.echo(f"  {name:<12} {value:.4f}")
     click.echo(f"  indexed in {indexed:.1f} s; {found.queries_per_second:.1f} queries/s, one at a time")
