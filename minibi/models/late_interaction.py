@@ -121,8 +121,9 @@ class LateInteraction:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all that decides a text's vectors: weights, tokenizer, projection, settings."""
-        digest = hashlib.sha256(json.dumps([vars(self.settings), self._skipped.tolist()]).encode())
+        """A hash of all that decides a text's vectors: weights, arithmetic, tokenizer, projection, settings."""
+        arithmetic = [] if self.compute == "float32" else [self.compute]
+        digest = hashlib.sha256(json.dumps([vars(self.settings), self._skipped.tolist(), *arithmetic]).encode())
         t = self._transformer
         files = [*weight_files(t), t / "config.json", t / "tokenizer.json", *self.folder.glob("*/*.safetensors")]
         for file in sorted({f for f in [*files, *self.folder.glob("*/config.json")] if f.is_file()}):

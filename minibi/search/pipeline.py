@@ -13,7 +13,7 @@ mapping id -> score; retrievers must speak of the same ids.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -51,9 +51,9 @@ class Pipeline:
         parallel: bool = False,
     ):
         self.retrievers = _named(retrievers)
-        if isinstance(fuse, str) and fuse not in FUSIONS:
+        self.fuse: Callable[..., Hits] = FUSIONS.get(fuse) if isinstance(fuse, str) else fuse  # type: ignore[assignment]
+        if not callable(self.fuse):
             raise InputError(f"fuse must be one of {list(FUSIONS)} or a function, not {fuse!r}")
-        self.fuse: Callable[..., Hits] = FUSIONS[fuse] if isinstance(fuse, str) else fuse
         self.judge = rerank
         if rerank is not None:
             as_judge(rerank)  # complains now rather than at the first query
@@ -77,6 +77,8 @@ class Pipeline:
         found = self._retrieve(query, depth, seconds, options)
         start = time.perf_counter()
         hits = self._one(*found.popitem()) if len(found) == 1 else self.fuse(found)
+        if not isinstance(hits, Hits):
+            raise InputError(f"fuse must return Hits, as reciprocal_rank does, not {type(hits).__name__}")
         hits = Hits(hits.hits[: depth if self.judge else k], query, {}, hits.notes)
         if len(self.retrievers) > 1:
             seconds["fuse"] = time.perf_counter() - start
@@ -121,7 +123,7 @@ class Pipeline:
 
 def _named(retrievers: Any) -> dict[str, Any]:
     if not isinstance(retrievers, Mapping):
-        listed = list(retrievers) if isinstance(retrievers, Sequence) else [retrievers]
+        listed = list(retrievers) if isinstance(retrievers, (list, tuple)) else [retrievers]
         names = [getattr(r, "name", type(r).__name__.lower()) for r in listed]
         double = next((name for name in names if names.count(name) > 1), None)
         if double:

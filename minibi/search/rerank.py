@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,16 @@ CHUNK = 8  # candidates judged between two looks at the clock, at first
 def as_judge(judge: Any) -> Callable[[str, Hits], Any]:
     """A function (query, hits) -> scores of whatever can judge. Raises InputError."""
     if isinstance(judge, Late):
-        return lambda query, hits: judge.scores(query, hits.ids)
+        ask = lru_cache(1)(judge._ask)  # once, however many parts the candidates come in
+        return lambda query, hits: judge.index.score([ask(query)], judge._numbers(hits.ids))[0]
     if isinstance(judge, CrossEncoder):
         if judge.config.labels != 1:
             raise InputError(f"{judge.name} has {judge.config.labels} labels: reranking needs a model with one score")
         return lambda query, hits: judge.predict([(query, text) for text in _texts(hits)], truncation="silent")
     if isinstance(judge, LateInteraction):
+        encode = lru_cache(1)(lambda query: judge.encode_query(query, truncation="silent"))
         return lambda query, hits: judge.similarity(
-            [judge.encode_query(query, truncation="silent")],
-            judge.encode_document(_texts(hits), truncation="silent"),
+            [encode(query)], judge.encode_document(_texts(hits), truncation="silent")
         )[0]
     if not callable(judge):
         raise InputError(
@@ -59,6 +61,8 @@ def rerank(hits: Hits, judge: Judge, *, budget_ms: float | None = None, name: st
     begun that would, at the pace so far, end too late. Scores of hits that were not judged are set below the judged
     ones', so that the order can be read off them; what they were is in the evidence.
     """
+    if not isinstance(hits, Hits):
+        raise InputError(f"rerank orders Hits, as a search returns them, not {type(hits).__name__}")
     begun = time.perf_counter()
     judged_by = as_judge(judge)
     scores: list[float] = []
@@ -70,9 +74,13 @@ def rerank(hits: Hits, judge: Judge, *, budget_ms: float | None = None, name: st
             if size < 1:
                 break
         part = hits[len(scores) : len(scores) + size]
-        found = np.asarray(judged_by(hits.query, part), np.float64)
+        said = judged_by(hits.query, part)
+        try:
+            found = np.asarray(said, np.float64)
+        except (TypeError, ValueError):
+            found = np.zeros(0)
         if found.shape != (len(part),) or np.isnan(found).any():
-            raise InputError(f"the judge must return {len(part)} numbers, one for each text, not {list(found.shape)}")
+            raise InputError(f"the judge must return {len(part)} numbers, one for each text, not {said!r:.60}")
         scores.extend(found.tolist())
     judged = len(scores)
     order = np.argsort(-np.array(scores), kind="stable").tolist()

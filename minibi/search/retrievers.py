@@ -20,11 +20,14 @@ from ..index.contract import Index
 from ..index.flat import FlatIndex
 from ..index.multi_vector import MultiVectorIndex
 from ..lexical.bm25 import BM25
+from ..lexical.terms import as_documents
 from ..models.bi_encoder import BiEncoder
 from ..models.late_interaction import LateInteraction
-from ..shapes import Floats
+from ..text.tokenizer import as_texts
 from .hits import Hit, Hits
 from .vector_cache import VectorCache
+
+OPTIONS = ("filter", "ef", "nprobe", "depth")
 
 
 class Retriever:
@@ -32,6 +35,7 @@ class Retriever:
 
     name: str
     index: Any
+    takes: tuple[str, ...] = ("filter",)  # options of the index's search
 
     def __init__(self, labels: Sequence[str] | None = None):
         self.labels = None if labels is None else list(labels)
@@ -49,43 +53,55 @@ class Retriever:
 
         Options go to the model's `encode_document`. Raises InputError, after which nothing was added.
         """
-        listed = [texts] if isinstance(texts, str) else list(texts)
+        listed = self._listed(texts)
         named = self._new_labels(ids, len(listed))
         read = self._read(listed, **options)
         if named is None:
             numbers = self.index.add(read, ids).tolist()
-            self._texts.update(zip(numbers, listed, strict=True))
-            return [self._name(number) for number in numbers]
-        before = self.labels or []
-        numbers = list(range(len(before), len(before) + len(named)))
-        self.labels, old = before + named, self.labels  # first, for a search that finds the new items at once
-        try:
-            self.index.add(read, numbers)
-        except BaseException:
-            self.labels = old
-            raise
-        self._texts.update(zip(numbers, listed, strict=True))
-        self._numbering().update(zip(named, numbers, strict=True))
-        return named
+            if self.labels is not None and numbers and not 0 <= min(numbers) <= max(numbers) < len(self.labels):
+                self.index.remove(numbers)
+                raise InputError(f"labels name {len(self.labels)} items: pass a string as the id of each further text")
+        else:
+            before = self.labels or []
+            numbers = list(range(len(before), len(before) + len(named)))
+            self.labels, old = before + named, self.labels  # first, for a search that finds the new items at once
+            try:
+                self.index.add(read, numbers)
+            except BaseException:
+                self.labels = old
+                raise
+            self._numbering().update(zip(named, numbers, strict=True))
+        self._texts.update((n, t if isinstance(t, str) else " ".join(t)) for n, t in zip(numbers, listed, strict=True))
+        return [self._name(number) for number in numbers]
 
     def remove(self, ids: Sequence[Any]) -> None:
         """Takes items out. Raises InputError for one that is not there, and nothing was removed."""
-        numbers = self._numbers(ids)
+        gone = [ids] if isinstance(ids, (str, int)) else list(ids)
+        numbers = self._numbers(gone)
         self.index.remove(numbers)
-        for id, number in zip(ids, numbers, strict=True):
+        for id, number in zip(gone, numbers, strict=True):
             self._texts.pop(number, None)
             self._numbering().pop(id, None)
 
     def search(self, query: str, k: int = 100, **options: Any) -> Hits:
-        """The k best items, and the seconds of each stage. Options go to the index's search: filter, ef, nprobe."""
+        """The k best items, and the seconds of each stage.
+
+        options: filter (ids that may be found, or what the index understands), ef, nprobe, depth; those that the index
+        has no use for are passed over. Raises InputError.
+        """
         if not isinstance(query, str):
             raise InputError(f"a query is one string, not {type(query).__name__}")
+        unknown = [name for name in options if name not in OPTIONS]
+        if unknown:
+            raise InputError(f"a search takes the options {list(OPTIONS)}, not {unknown[0]!r}")
+        known = {name: value for name, value in options.items() if name in self.takes}
         seconds: dict[str, float] = {}
         asked = self._timed(seconds, "encode", lambda: self._ask(query))
-        hits = self._timed(seconds, "search", lambda: self._hits(asked, k, **options))
+        hits = self._timed(seconds, "search", lambda: self._hits(asked, k, **known))
         return Hits(tuple(hits), query, seconds)
 
     def _hits(self, asked: Any, k: int, **options: Any) -> list[Hit]:
+        options["filter"] = self._allowed(options.get("filter"))
         found = self._nearest(asked, k, **options)
         return [Hit(score, text=self._texts.get(number, ""), id=self._name(number)) for number, score in found]
 
@@ -94,6 +110,16 @@ class Retriever:
         scores, ids = self.index.search(asked, k, **options)
         sign = -1 if getattr(self.index, "metric", "") == "l2" else 1
         return [(i, sign * s) for i, s in zip(ids[0].tolist(), scores[0].tolist(), strict=True) if i != -1]
+
+    def _allowed(self, filter: Any) -> Any:
+        """A filter of labels as one of the index's ids; any other as it is."""
+        if self.labels is None or isinstance(filter, str) or not isinstance(filter, Iterable):
+            return filter
+        wanted = list(filter)
+        if not any(isinstance(id, str) for id in wanted):
+            return filter
+        known = self._numbering()
+        return [known[id] for id in wanted if id in known]
 
     def _name(self, number: int) -> Any:
         if self.labels is None:
@@ -134,6 +160,9 @@ class Retriever:
             seen.add(id)
         return named
 
+    def _listed(self, texts: Any) -> list[Any]:
+        return as_texts(texts)
+
     def _read(self, texts: list[str], **options: Any) -> Any:
         """Texts as the index wants them."""
         raise TypeError(f"{type(self).__name__} cannot read")
@@ -153,6 +182,8 @@ class Retriever:
 class Dense(Retriever):
     """One vector for each text. index: any index of vectors; a FlatIndex if none is given. cache: of query vectors."""
 
+    takes = ("filter", "ef", "nprobe")
+
     def __init__(
         self,
         model: BiEncoder,
@@ -163,11 +194,12 @@ class Dense(Retriever):
         name: str = "dense",
     ):
         super().__init__(labels)
+        _check("Dense", model, "encode_query", "a BiEncoder")
         metric = "cosine" if model.similarity_fn_name == "cosine" else "ip"
         if index is None:
             index = FlatIndex(model.dim, metric, fingerprint=model.fingerprint)
-        if index.dim != model.dim or (index.fingerprint and index.fingerprint != model.fingerprint):
-            raise InputError("the index was filled by another model or prompt: use that one, or build the index anew")
+        _check("Dense", index, "range_search", "an index of vectors")
+        _check_origin(index, model)
         self.model, self.index, self.cache, self.name = model, index, cache, name
 
     def _read(self, texts: list[str], **options: Any) -> Any:
@@ -188,8 +220,13 @@ class Lexical(Retriever):
     def __init__(self, index: BM25 | None = None, *, labels: Sequence[str] | None = None, name: str = "bm25"):
         super().__init__(labels)
         self.index, self.name = BM25() if index is None else index, name
+        _check("Lexical", self.index, "tokenizer", "a BM25 index")
+        _check("Lexical", self.index, "search", "a BM25 index")
 
-    def _read(self, texts: list[str]) -> Any:
+    def _listed(self, texts: Any) -> list[Any]:
+        return as_documents(texts)  # lists of terms, too
+
+    def _read(self, texts: list[Any]) -> Any:
         return texts
 
     def _ask(self, query: str) -> Any:
@@ -198,6 +235,8 @@ class Lexical(Retriever):
 
 class Late(Retriever):
     """A vector for each token, compared by MaxSim."""
+
+    takes = ("filter", "nprobe", "depth")
 
     def __init__(
         self,
@@ -208,10 +247,11 @@ class Late(Retriever):
         name: str = "colbert",
     ):
         super().__init__(labels)
+        _check("Late", model, "settings", "a LateInteraction model")
         if index is None:
             index = MultiVectorIndex(model.dim, fingerprint=model.fingerprint)
-        if index.dim != model.dim or (index.fingerprint and index.fingerprint != model.fingerprint):
-            raise InputError("the index was filled by another model: use that one, or build the index anew")
+        _check("Late", index, "score", "a MultiVectorIndex")
+        _check_origin(index, model)
         self.model, self.index, self.name = model, index, name
 
     def _read(self, texts: list[str], **options: Any) -> Any:
@@ -220,6 +260,14 @@ class Late(Retriever):
     def _ask(self, query: str) -> Any:
         return self.model.encode_query(query, truncation="silent")
 
-    def scores(self, query: str, ids: Sequence[Any]) -> Floats:
-        """MaxSim [n] of a query with stored items: what reranking asks. Raises InputError for an unknown id."""
-        return self.index.score([self._ask(query)], self._numbers(ids))[0]
+
+def _check(who: str, given: Any, sign: str, wanted: str) -> None:
+    """Raises InputError unless `given` has the attribute that tells its kind."""
+    if not hasattr(given, sign):
+        raise InputError(f"{who} needs {wanted}, not {given!r}")
+
+
+def _check_origin(index: Any, model: Any) -> None:
+    """Raises InputError for an index of other vectors than the model's."""
+    if index.dim != model.dim or (index.fingerprint and index.fingerprint != model.fingerprint):
+        raise InputError("the index was filled by another model or prompt: use that one, or build the index anew")

@@ -76,7 +76,7 @@ class Windowed(Retriever):
         longest = None if model is None else model.tokenizer.max_length
         self.size = whole("size", size or longest or self.tokenizer.max_length, 16, longest)
         self.overlap = whole("overlap", overlap, 0)
-        self.retriever, self.index, self.name = retriever, retriever.index, retriever.name
+        self.retriever, self.index, self.name, self.takes = retriever, retriever.index, retriever.name, retriever.takes
         self.aggregate = aggregate
         prompt = getattr(model, "document_prompt", "")
         self._limit = self.size - len(self.tokenizer.bare([prompt])[0])
