@@ -21,7 +21,7 @@ from ..arguments import whole
 from ..errors import InputError
 from ..evaluate.ranking import as_ranking
 from ..threads import parallel_map
-from .fusion import convex, reciprocal_rank
+from .fusion import Tuned, convex, reciprocal_rank
 from .hits import Evidence, Hit, Hits
 from .rerank import Judge, as_judge, rerank
 
@@ -54,6 +54,7 @@ class Pipeline:
         self.fuse: Callable[..., Hits] = FUSIONS.get(fuse) if isinstance(fuse, str) else fuse  # type: ignore[assignment]
         if not callable(self.fuse):
             raise InputError(f"fuse must be one of {list(FUSIONS)} or a function, not {fuse!r}")
+        self._fuses_top = isinstance(self.fuse, Tuned) or self.fuse in FUSIONS.values()  # takes top_k
         self.judge = rerank
         if rerank is not None:
             as_judge(rerank)  # complains now rather than at the first query
@@ -76,13 +77,15 @@ class Pipeline:
         seconds: dict[str, float] = {}
         found = self._retrieve(query, depth, seconds, options)
         start = time.perf_counter()
-        hits = self._one(*found.popitem()) if len(found) == 1 else self.fuse(found)
-        if not isinstance(hits, Hits):
-            raise InputError(f"fuse must return Hits, as reciprocal_rank does, not {type(hits).__name__}")
-        hits = Hits(hits.hits[: depth if self.judge else k], query, {}, hits.notes)
-        if len(self.retrievers) > 1:
+        wanted = k if self.judge is None else depth
+        if len(found) == 1:
+            hits = self._one(*found.popitem(), wanted)
+        else:
+            hits = self.fuse(found, top_k=wanted) if self._fuses_top else self.fuse(found)
+            if not isinstance(hits, Hits):
+                raise InputError(f"fuse must return Hits, as reciprocal_rank does, not {type(hits).__name__}")
             seconds["fuse"] = time.perf_counter() - start
-        hits = replace(hits, hits=tuple(self._with_text(hit) for hit in hits), seconds=seconds)
+        hits = Hits(tuple(map(self._with_text, hits[:wanted])), query, seconds, hits.notes)
         if self.judge is None:
             return hits
         return rerank(hits, self.judge, budget_ms=self.budget_ms if budget_ms is None else _budget(budget_ms))[:k]
@@ -100,13 +103,13 @@ class Pipeline:
         return {name: answer for name, answer, _ in answers}
 
     @staticmethod
-    def _one(name: str, answer: Any) -> Hits:
+    def _one(name: str, answer: Any, wanted: int) -> Hits:
         """A single retriever's answer, with itself as evidence."""
-        ranked = list(as_ranking(answer, name).items())
+        ranked = list(as_ranking(answer, name).items())[:wanted]
         known = {hit.id: hit for hit in answer} if isinstance(answer, Hits) else {}
         return Hits(
             tuple(
-                replace(known.get(id, Hit(score, id=id)), score=score, evidence=(Evidence(name, rank, score),))
+                (known.get(id) or Hit(score, id=id)).scored(score, (Evidence(name, rank, score),))
                 for rank, (id, score) in enumerate(ranked, 1)
             )
         )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -85,13 +84,13 @@ def rerank(hits: Hits, judge: Judge, *, budget_ms: float | None = None, name: st
     judged = len(scores)
     order = np.argsort(-np.array(scores), kind="stable").tolist()
     best = [
-        replace(hits[i], score=scores[i], evidence=(*hits[i].evidence, Evidence(name, rank, scores[i])))
+        hits[i].scored(scores[i], (*hits[i].evidence, Evidence(name, rank, scores[i])))
         for rank, i in enumerate(order, 1)
     ]
     floor = min(scores, default=0.0)
     step = max(1e-6, abs(floor) * 1e-6)
     rest = [
-        replace(hit, score=floor - step * i, evidence=(*hit.evidence, Evidence(name, None, None)))
+        hit.scored(floor - step * i, (*hit.evidence, Evidence(name, None, None)))
         for i, hit in enumerate(hits.hits[judged:], 1)
     ]
     seconds = hits.seconds | {name: time.perf_counter() - begun}
