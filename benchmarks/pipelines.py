@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         dataset = read_beir(folder)
         docs, labels = dataset.docs, dataset.doc_ids
         if options.queries:
-            dataset.queries.update(queries := dict(list(dataset.queries.items())[: options.queries]))
-            for query in set(dataset.queries) - set(queries):
-                del dataset.queries[query]
+            some = list(dataset.queries)[: options.queries]
+            queries, qrels = ({q: held[q] for q in some} for held in (dataset.queries, dataset.qrels))
+            dataset = replace(dataset, queries=queries, qrels=qrels)
         words = Lexical(BM25(), labels=labels)
         words.add(docs)
         dense = Dense(model, vectors(folder.name, docs, model), labels=labels)
