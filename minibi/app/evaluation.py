@@ -19,8 +19,10 @@ AGGREGATES = ("max", "mean3")
 @click.option("--model", default="all-MiniLM-L6-v2", show_default=True, help="Bundled name, folder or hub name.")
 @click.option("--reranker", help="A cross-encoder's folder, for rerank; by default MODEL's token vectors judge.")
 @click.option("--compute", default="float32", show_default=True, type=click.Choice(["float32", "int8"]))
-@click.option("--window", type=click.IntRange(16), help="Read documents in windows of so many tokens, not cut off.")
-@click.option("--aggregate", default="max", show_default=True, type=click.Choice(AGGREGATES), help="Of its windows.")
+@click.option("--window", type=click.IntRange(16), help="Read documents in windows of so many tokens.")
+@click.option(
+    "--aggregate", default="max", show_default=True, type=click.Choice(AGGREGATES), help="A document's windows."
+)
 @click.option("--depth", default=100, show_default=True, type=click.IntRange(1), help="Candidates of each retriever.")
 @click.option("-k", default=100, show_default=True, type=click.IntRange(1), help="Hits asked for per query.")
 @click.option("--metric", "metrics", multiple=True, help="Such as ndcg@10 or recall@100; may be repeated.")

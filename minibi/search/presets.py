@@ -4,8 +4,8 @@
     pipeline.search("a question", 10)
 
 dense: single vectors, compared exactly · bm25: words · hybrid: both, fused by reciprocal rank · colbert: a vector for
-each token, compared by MaxSim · rerank: hybrid, reordered by `reranker`. With `window`, each of them reads documents
-in windows.
+each token, compared by MaxSim · rerank: hybrid, reordered by `reranker`. With `window`, documents are read in windows;
+but words of whole documents are counted in hybrid, where they lose nothing, while a reranker reads windows alone.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def build(
     retrievers = [make() for name, make in wanted if name in names]
     if window is not None:
         tokenizer = late.tokenizer if preset == "colbert" else _given(model, preset, "model").tokenizer
-        retrievers = [Windowed(r, size=window, aggregate=aggregate, tokenizer=tokenizer) for r in retrievers]
+        for i, retriever in enumerate(retrievers):
+            if preset != "hybrid" or retriever.name != "bm25":
+                retrievers[i] = Windowed(retriever, size=window, aggregate=aggregate, tokenizer=tokenizer)
     options: dict[str, Any] = {"truncation": "silent", "show_progress_bar": show_progress_bar}
     for retriever in retrievers:
         retriever.add(texts, ids, **({} if retriever.name == "bm25" else options))
