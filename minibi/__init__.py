@@ -21,6 +21,8 @@ _HOME = {
     "CrossEncoder": ".models.cross_encoder",
     "LateInteraction": ".models.late_interaction",
     "Tokenizer": ".text.tokenizer",
+    "Towers": ".models.towers",
+    "open_encoder": ".models.towers",
     "Document": ".text.files",
     "BM25": ".lexical.bm25",
     "FlatIndex": ".index.flat",
@@ -82,12 +84,14 @@ __all__ = [
     "Pipeline",
     "RaBitQIndex",
     "Tokenizer",
+    "Towers",
     "Windowed",
     "__version__",
     "community_detection",
     "convex",
     "index_factory",
     "load_index",
+    "open_encoder",
     "paraphrase_mining",
     "reciprocal_rank",
     "recommend",
@@ -110,6 +114,7 @@ if TYPE_CHECKING:
     from .models.bi_encoder import BiEncoder
     from .models.cross_encoder import CrossEncoder
     from .models.late_interaction import LateInteraction
+    from .models.towers import Towers, open_encoder
     from .search.collection import Collection
     from .search.fusion import convex, reciprocal_rank
     from .search.hits import Hit, Hits

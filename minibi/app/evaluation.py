@@ -81,13 +81,13 @@ def evaluate(
 
 def _parts(pipeline: str, model: str, reranker: str | None, compute: Any, windows: bool) -> dict[str, Any]:
     """The models that a pipeline needs."""
-    from ..models.bi_encoder import BiEncoder
     from ..models.cross_encoder import CrossEncoder
     from ..models.late_interaction import LateInteraction
+    from ..models.towers import open_encoder
 
     parts: dict[str, Any] = {}
-    if pipeline in ("dense", "hybrid", "rerank") or windows:
-        parts["model"] = BiEncoder(model, compute=compute)
+    if pipeline in ("dense", "hybrid", "rerank") or (windows and pipeline == "bm25"):  # whose words it counts
+        parts["model"] = open_encoder(model, compute=compute)
     if pipeline == "colbert":
         parts["late"] = LateInteraction(model, compute=compute)
     if pipeline == "rerank":

@@ -119,26 +119,27 @@ class PlainEngine:
     # building --------------------------------------------------------------
 
     def _select(self, candidates: list[Candidate], m: int, children: Any = ()) -> list[int]:
-        """Algorithm 4: keep a candidate unless it is nearer to one kept before than to the base, or a duplicate of one.
-        Children of the base are always kept."""
+        """Algorithm 4: each candidate that is kept rules out those that are nearer to it than to the base, and its
+        exact duplicates. Children of the base are always kept."""
         chosen: list[int] = []
         owed = sum(row in children for _, row in candidates)
-        for distance, row in candidates:
+        while candidates and len(chosen) < m:
+            (_, row), *candidates = candidates
             if row in children:
                 owed -= 1
-            elif len(chosen) + owed >= m or not self._fits(distance, row, chosen):
+            elif len(chosen) + owed >= m:
                 continue
             chosen.append(row)
-            if len(chosen) == m:
-                break
+            candidates = self._not_hidden(candidates, row, children)
         return chosen
 
-    def _fits(self, distance: float, row: int, chosen: list[int]) -> bool:
-        between = self._distances(self._as_query(row))(chosen) if chosen else []
-        return all(
-            d > distance or (d == distance and not self._same(row, other))
-            for d, other in zip(between, chosen, strict=True)
-        )
+    def _not_hidden(self, candidates: list[Candidate], row: int, children: Any) -> list[Candidate]:
+        between = self._distances(self._as_query(row))([other for _, other in candidates]) if candidates else []
+        return [
+            (distance, other)
+            for d, (distance, other) in zip(between, candidates, strict=True)
+            if other in children or d > distance or (d == distance and not self._same(row, other))
+        ]
 
     def _same(self, a: int, b: int) -> bool:
         return bool((self._table[a] == self._table[b]).all())

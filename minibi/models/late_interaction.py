@@ -230,7 +230,7 @@ class LateInteraction:
             h = self._runner.states(plain)
         else:
             words = np.add.reduceat(1 - batch.types, batch.starts[:-1]).astype(np.int64)
-            ops = _FirstKeys(self._runner.ops, batch.starts, words)
+            ops = FirstKeys(self._runner.ops, batch.starts, words)
             h = bert.forward(ops, self._runner.params, self.config, plain)
         return np.split(self._project(h), batch.starts[1:-1])
 
@@ -248,7 +248,7 @@ class LateInteraction:
         return unit_rows(h)
 
 
-class _FirstKeys:
+class FirstKeys:
     """The verbs of `ops`, but tokens see only the first `words[i]` tokens of their text i: none sees those behind.
 
     A text of S tokens becomes ceil(S / words) texts of `words` tokens, all with the same keys and values, whose queries

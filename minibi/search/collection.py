@@ -28,6 +28,7 @@ from ..environment import weights_folder
 from ..errors import FormatError, InputError
 from ..index.flat import FlatIndex
 from ..models.bi_encoder import BiEncoder
+from ..models.towers import Towers, open_encoder
 from ..shapes import Floats, Ints
 from ..text.files import Document, kind_of
 from . import database as data
@@ -39,6 +40,9 @@ SNAPSHOT = "vectors.safetensors"
 BATCH_CHARACTERS = 64_000  # encoded and committed together: what an interruption can lose
 FOREIGN = "belongs to another state of the collection"
 STALE = 0.1  # the snapshot is written anew when this share of the passages changed since
+
+
+Encoder = BiEncoder | Towers
 
 
 @dataclass
@@ -70,27 +74,27 @@ class _View:
 class Collection:
     """See the module. Use `create`, `open` or `open_or_create`."""
 
-    def __init__(self, folder: Path, db: sqlite3.Connection, model: BiEncoder | None):
+    def __init__(self, folder: Path, db: sqlite3.Connection, model: Encoder | None):
         self.folder = folder
         self._db = db
         self._lock = threading.RLock()  # one connection, many threads
         meta = data.meta(db)
         self.model_name, self.fingerprint, self._uuid = meta["model"], meta["fingerprint"], meta["uuid"]
-        self.dim = int(meta["dim"])
+        self.dim, self.compute = int(meta["dim"]), meta.get("compute", "float32")
         self._model = model
         if model is not None:
             self._check_model(model)
         self._view: _View | None = None
 
     @classmethod
-    def create(cls, folder: str | Path, model: BiEncoder) -> Collection:
+    def create(cls, folder: str | Path, model: Encoder) -> Collection:
         """A new, empty collection for vectors of `model`. Raises InputError if the folder is taken."""
         if not data.is_blank(Path(folder) / DATABASE):
             raise InputError(f"{folder} is a collection already: open it, or choose another name")
         return cls.open_or_create(folder, model)
 
     @classmethod
-    def open(cls, folder: str | Path, model: BiEncoder | None = None) -> Collection:
+    def open(cls, folder: str | Path, model: Encoder | None = None) -> Collection:
         """An existing collection; its model is loaded when first needed, unless given.
 
         Raises InputError if there is none or it was made with another model, FormatError if it is damaged.
@@ -101,7 +105,7 @@ class Collection:
         return cls._over(folder, data.connect(folder / DATABASE), model)
 
     @classmethod
-    def open_or_create(cls, folder: str | Path, model: BiEncoder) -> Collection:
+    def open_or_create(cls, folder: str | Path, model: Encoder) -> Collection:
         """The collection there is, else a new one. Several processes may do this at once."""
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
@@ -111,15 +115,18 @@ class Collection:
             return cls.open(folder, model)
         if others:
             raise InputError(f"{folder} holds other files: choose another name for the collection's folder")
+        if model.space != model.fingerprint:
+            raise InputError(f"{model.name!r} reads queries alone: make the collection with its document tower too")
         folder.mkdir(parents=True, exist_ok=True)
         own = model.name == model.folder.name and model.folder.parent != weights_folder()  # a folder of the user's
         name = str(model.folder.resolve()) if own else model.name
-        meta = {"uuid": uuid.uuid4().hex, "model": name, "dim": str(model.dim), "overlap": str(OVERLAP)}
-        db = data.create(folder / DATABASE, meta | {"fingerprint": model.fingerprint, "snapshot": "-1"})
+        meta = {"uuid": uuid.uuid4().hex, "model": name, "compute": model.compute, "dim": str(model.dim)}
+        meta |= {"overlap": str(OVERLAP), "fingerprint": model.fingerprint, "snapshot": "-1"}
+        db = data.create(folder / DATABASE, meta)
         return cls._over(folder, db, model)
 
     @classmethod
-    def _over(cls, folder: Path, db: sqlite3.Connection, model: BiEncoder | None) -> Collection:
+    def _over(cls, folder: Path, db: sqlite3.Connection, model: Encoder | None) -> Collection:
         try:
             return cls(folder, db, model)
         except BaseException as e:
@@ -149,18 +156,18 @@ class Collection:
             return int(self._db.execute("SELECT count(*) FROM documents").fetchone()[0])
 
     @property
-    def model(self) -> BiEncoder:
+    def model(self) -> Encoder:
         if self._model is None:
-            model = BiEncoder(self.model_name)
+            model = open_encoder(self.model_name, compute=self.compute)
             self._check_model(model)
             self._model = model
         return self._model
 
-    def _check_model(self, model: BiEncoder) -> None:
-        if model.fingerprint != self.fingerprint:
+    def _check_model(self, model: Encoder) -> None:
+        if model.space != self.fingerprint:
             raise InputError(
                 f"{self.folder} was made with another model or other settings than {model.name!r} "
-                f"(it names {self.model_name!r}): open it with that one, or index into a new folder"
+                f"(it names {self.model_name!r}, {self.compute}): open it with those, or index into a new folder"
             )
 
     def sources(self) -> dict[str, str | None]:
@@ -180,6 +187,10 @@ class Collection:
         Publishes batch by batch. stamp: kept with the source once all is done, to recognize it unchanged another time.
         progress: called with the number of characters done. Raises InputError if another process is writing.
         """
+        if self.model.fingerprint != self.fingerprint:
+            raise InputError(
+                f"{self.model.name!r} reads queries alone: open the collection with its document tower too"
+            )
         with data.sole_writer(self.folder):
             source_id, known = self._begin(source)
             changes = Changes()

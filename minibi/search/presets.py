@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import InputError
 from ..models.bi_encoder import BiEncoder
 from ..models.late_interaction import LateInteraction
+from ..models.towers import Towers
 from .pipeline import Pipeline
 from .rerank import Judge
 from .retrievers import Dense, Late, Lexical, Retriever
@@ -29,7 +30,7 @@ def build(
     ids: Sequence[str],
     texts: Sequence[str],
     *,
-    model: BiEncoder | None = None,
+    model: BiEncoder | Towers | None = None,
     late: LateInteraction | None = None,
     reranker: Judge | None = None,
     window: int | None = None,

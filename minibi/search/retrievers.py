@@ -23,6 +23,7 @@ from ..lexical.bm25 import BM25
 from ..lexical.terms import as_documents
 from ..models.bi_encoder import BiEncoder
 from ..models.late_interaction import LateInteraction
+from ..models.towers import Towers
 from ..text.tokenizer import as_texts
 from .hits import Hit, Hits
 from .vector_cache import VectorCache
@@ -186,7 +187,7 @@ class Dense(Retriever):
 
     def __init__(
         self,
-        model: BiEncoder,
+        model: BiEncoder | Towers,
         index: Index | None = None,
         *,
         labels: Sequence[str] | None = None,
@@ -197,9 +198,9 @@ class Dense(Retriever):
         _check("Dense", model, "encode_query", "a BiEncoder")
         metric = "cosine" if model.similarity_fn_name == "cosine" else "ip"
         if index is None:
-            index = FlatIndex(model.dim, metric, fingerprint=model.fingerprint)
+            index = FlatIndex(model.dim, metric, fingerprint=model.space)
         _check("Dense", index, "range_search", "an index of vectors")
-        _check_origin(index, model)
+        _check_origin(index, model.dim, model.space)
         self.model, self.index, self.cache, self.name = model, index, cache, name
 
     def _read(self, texts: list[str], **options: Any) -> Any:
@@ -208,7 +209,8 @@ class Dense(Retriever):
     def _ask(self, query: str) -> Any:
         if self.cache is None:
             return self._encode(query)
-        return self.cache.get((self.model.fingerprint, "query", query), lambda: self._encode(query))
+        asks = self.model.query if isinstance(self.model, Towers) else self.model
+        return self.cache.get((asks.fingerprint, "query", query), lambda: self._encode(query))
 
     def _encode(self, query: str) -> Any:
         return self.model.encode_query(query, truncation="silent")
@@ -251,7 +253,7 @@ class Late(Retriever):
         if index is None:
             index = MultiVectorIndex(model.dim, fingerprint=model.fingerprint)
         _check("Late", index, "score", "a MultiVectorIndex")
-        _check_origin(index, model)
+        _check_origin(index, model.dim, model.fingerprint)
         self.model, self.index, self.name = model, index, name
 
     def _read(self, texts: list[str], **options: Any) -> Any:
@@ -267,7 +269,7 @@ def _check(who: str, given: Any, sign: str, wanted: str) -> None:
         raise InputError(f"{who} needs {wanted}, not {given!r}")
 
 
-def _check_origin(index: Any, model: Any) -> None:
-    """Raises InputError for an index of other vectors than the model's."""
-    if index.dim != model.dim or (index.fingerprint and index.fingerprint != model.fingerprint):
+def _check_origin(index: Any, dim: int, fingerprint: str) -> None:
+    """Raises InputError for an index of other vectors than these."""
+    if index.dim != dim or (index.fingerprint and index.fingerprint != fingerprint):
         raise InputError("the index was filled by another model or prompt: use that one, or build the index anew")
