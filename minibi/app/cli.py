@@ -167,7 +167,7 @@ def _remove(collection: Any, keep_folder: bool) -> None:
 @click.argument("collection", type=click.Path(path_type=Path))
 @click.argument("question", nargs=-1, required=True)
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many passages.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 def search(collection: Path, question: tuple[str, ...], k: int, as_json: bool) -> None:
     """Answer a question from an index.
 
@@ -179,7 +179,7 @@ def search(collection: Path, question: tuple[str, ...], k: int, as_json: bool) -
     with Collection.open(collection) as opened:
         found = opened.search(" ".join(question), k)
     if as_json:
-        click.echo(show.json_safe([hit.to_dict() for hit in found]))
+        click.echo(show.json_safe(found.to_dict()))
     elif found:
         show.hits(found)
     else:

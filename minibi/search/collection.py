@@ -16,6 +16,7 @@ import hashlib
 import re
 import sqlite3
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable
@@ -31,7 +32,7 @@ from ..models.towers import Towers, open_encoder
 from ..shapes import Floats, Ints
 from ..text.files import Document, kind_of
 from . import database as data
-from .hits import Hit
+from .hits import Hit, Hits
 from .passages import OVERLAP, Passage, passages_of
 
 DATABASE = "collection.db"
@@ -346,20 +347,23 @@ class Collection:
         empty = FlatIndex(self.dim)
         return _View(-1, -1, newest, empty, empty)
 
-    def search(self, query: str, k: int = 10) -> list[Hit]:
+    def search(self, query: str, k: int = 10) -> Hits:
         """The k passages nearest to `query` by cosine, best first. Raises InputError."""
         if not isinstance(query, str) or not query.strip():
             raise InputError("the query is empty: ask something")
         k = whole("k", k, 1)
+        begun = time.perf_counter()
         vector = self.model.encode_query(query, normalize_embeddings=True)
+        encoded = time.perf_counter()
         before = None
         while True:
             view = self._refresh()
             best = sorted((-s, i) for s, i in _both(view, vector, k))[:k]
             with self._lock, data.transaction(self._db, "DEFERRED"):
-                hits = [self._hit(i, -s) for s, i in best]
-            if None not in hits:
-                return hits  # type: ignore[return-value]
+                hits = [hit for s, i in best if (hit := self._hit(i, -s))]
+            if len(hits) == len(best):
+                seconds = {"encode": encoded - begun, "search": time.perf_counter() - encoded}
+                return Hits(tuple(hits), query, seconds)
             if view is before:  # not removed a moment ago, but never there
                 self._view = self._without_snapshot(view.newest, f"{self.folder / SNAPSHOT} {FOREIGN}")
             before = view  # look again
