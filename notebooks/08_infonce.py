@@ -60,7 +60,9 @@ print(len(pairs), "pairs, vectors", q.shape)
 # in sum, and both end when the query is sure.
 
 # %%
-show_source(info_nce)
+from minibi.train.losses.ranking import _contrast
+
+show_source(_contrast)
 
 B, scale = 8, 20.0
 s = scale * q[:B] @ d[:B].T
@@ -97,6 +99,9 @@ plt.show()
 # `unit_grad` in the library). And the check by trying out, in float64:
 
 # %%
+from minibi.train.losses.similarity import unit_grad
+
+show_source(info_nce, unit_grad)
 rng = np.random.default_rng(1)
 few = [rng.normal(size=(4, 6)) for _ in range(3)]  # queries, positives, hard negatives
 error = gradcheck(lambda *x: np.array(info_nce(*x)[0]), lambda dy, *x: [dy * g for g in info_nce(*x)[1]], few)
@@ -168,12 +173,11 @@ assert masks["query_to_doc"][0, 3] and masks["query_to_doc"][3, 0] and without <
 # higher loss in a larger batch. A model that knows nothing has $\log B$, whatever the scale.
 
 # %%
-sizes, at_scale, hardness, ignorant = [2, 4, 8, 16, 32, 64, 128, 256], [], [], []
+sizes, at_scale, hardness = [2, 4, 8, 16, 32, 64, 128, 256], [], []
 for size in sizes:
     groups = [slice(i, i + size) for i in range(0, n, size)]
     at_scale.append(np.mean([info_nce(q[g], d[g])[0] for g in groups]))
     hardness.append(np.mean([(cosines[g, g] - 3 * np.eye(size)).max(axis=1).mean() for g in groups]))
-    ignorant.append(np.mean([info_nce(q[g] * 0 + q[0], d[g])[0] for g in groups]))
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.8, 3.6))
 left.semilogx(sizes, at_scale, color=ink.blue, marker="o", ms=4, base=2, label="the model")
