@@ -83,7 +83,11 @@ assert np.allclose(dd, tangent(d[:B], scale * slope.T @ q[:B]), atol=1e-5)
 assert np.abs(slope.sum(axis=1)).max() < 1e-6  # pull = push
 
 fig, axes = plt.subplots(1, 3, figsize=(10.5, 3.9))
-shown = ((s / scale, "cosines", "Blues", 0, 1), (p, "probabilities", "Blues", 0, 1), (slope * B, "p - label", "RdBu_r", -1, 1))
+shown = (
+    (s / scale, "cosines", "Blues", 0, 1),
+    (p, "probabilities", "Blues", 0, 1),
+    (slope * B, "p - label", "RdBu_r", -1, 1),
+)
 for ax, (values, title, colours, low, high) in zip(axes, shown, strict=True):
     ax.imshow(values, cmap=colours, vmin=low, vmax=high)
     for (i, j), value in np.ndenumerate(values):
@@ -137,7 +141,9 @@ left.set(xlabel="scale (1 / temperature)", ylabel="share of the push", title=f"A
 left.legend()
 right.semilogx(scales, pulls, color=ink.blue)
 right.axvline(20, color=ink.grey, zorder=0)
-right.set(xlabel="scale (1 / temperature)", ylabel="mean of 1 - p(own)", title="How much there is to learn", ylim=(0, 1.02))
+right.set(
+    xlabel="scale (1 / temperature)", ylabel="mean of 1 - p(own)", title="How much there is to learn", ylim=(0, 1.02)
+)
 plt.show()
 assert shares[0, 0] < 0.02 and shares[-1, 0] > 0.6 and (np.diff(shares[:, 0]) > 0).all()
 
@@ -158,7 +164,7 @@ assert margin.max() > 0
 # and `same_text_masks` leaves such candidates out:
 
 # %%
-again = (names[:3] + ["a new name"], sentences[:3] + [sentences[0]])
+again = ([*names[:3], "a new name"], [*sentences[:3], sentences[0]])
 masks = same_text_masks(*again)
 print(masks["query_to_doc"].astype(int))
 with_twin = info_nce(q[[0, 1, 2, 3]], d[[0, 1, 2, 0]])[0]
@@ -169,8 +175,8 @@ assert masks["query_to_doc"][0, 3] and masks["query_to_doc"][3, 0] and without <
 # %% [markdown]
 # ## 4 · Batch size: how hard the question is
 #
-# A query with 7 negatives drawn at random has an easy task; among 255, one is likely to be near. So the same model has a
-# higher loss in a larger batch. A model that knows nothing has $\log B$, whatever the scale.
+# A query with 7 negatives drawn at random has an easy task; among 255, one is likely to be near. So the same model
+# has a higher loss in a larger batch. A model that knows nothing has $\log B$, whatever the scale.
 
 # %%
 sizes, at_scale, hardness = [2, 4, 8, 16, 32, 64, 128, 256], [], []
@@ -193,7 +199,8 @@ assert (np.diff(at_scale) > 0).all() and (np.diff(hardness) > 0).all()
 
 # %% [markdown]
 # A loss is therefore only comparable at one batch size. And a larger batch is worth having: random negatives soon teach
-# nothing ($p_{ij} \approx 0$), while the hard ones keep teaching. How much of the push comes from negatives that matter?
+# nothing ($p_{ij} \approx 0$), while the hard ones keep teaching. How much of the push comes from negatives that
+# matter?
 
 # %%
 rows = []
@@ -209,8 +216,9 @@ assert rows[0][3] < rows[-1][3]
 # ## 5 · Batches that do not fit
 #
 # To walk back, a tape keeps what every verb was given: for a batch of 256 pairs that is a lot. But pairs meet only in
-# the loss, and the loss needs vectors alone. So GradCache (Gao et al. 2021) embeds chunk by chunk and forgets, takes the
-# loss of the whole batch and its gradient by the vectors, then embeds each chunk once more and walks back through it:
+# the loss, and the loss needs vectors alone. So GradCache (Gao et al. 2021) embeds chunk by chunk and forgets, takes
+# the loss of the whole batch and its gradient by the vectors, then embeds each chunk once more and walks back through
+# it:
 
 # %%
 show_source(grad_cache)

@@ -2,9 +2,9 @@
 # # A small model trained
 #
 # Somebody types `tarfile extractall` and wants the sentence *Extract all members from the archive*. A model that was
-# trained on questions and sentences does not know how programmers name things. In this lesson it learns to, in less than
-# a minute, on pairs that Python brings along. Documents keep the vectors that they have, so an index of them would not
-# have to be built anew: only the model that reads queries is trained, and of it only the upper layers.
+# trained on questions and sentences does not know how programmers name things. In this lesson it learns to, in less
+# than a minute, on pairs that Python brings along. Documents keep the vectors that they have, so an index of them
+# would not have to be built anew: only the model that reads queries is trained, and of it only the upper layers.
 #
 # > pairs → two towers → the loop → what was learned, on names it has never seen
 #
@@ -126,8 +126,8 @@ right.set(xlabel="step", ylabel="MRR", title="Names from modules never seen")
 plt.show()
 
 # %% [markdown]
-# The loss of single batches jumps about, as each has other pairs; the measure on names that were held out rises. What was
-# saved is a folder with two models, which `open_encoder` reads; its queries get the same vectors:
+# The loss of single batches jumps about, as each has other pairs; the measure on names that were held out rises. What
+# was saved is a folder with two models, which `open_encoder` reads; its queries get the same vectors:
 
 # %%
 after = learner.encode_query([e.query for e in asked])
@@ -147,7 +147,9 @@ jitter = np.random.default_rng(2).uniform(0.9, 1.1, (2, len(old)))
 colour = np.where(new < old, ink.green, np.where(new > old, ink.red, ink.grey))
 ax.scatter(old * jitter[0], new * jitter[1], s=12, c=colour)
 ax.plot([0.9, 200], [0.9, 200], color=ink.grey, lw=1, zorder=0)
-ax.set(xscale="log", yscale="log", xlabel="rank before", ylabel="rank after", title="200 names, others than in training")
+ax.set(
+    xscale="log", yscale="log", xlabel="rank before", ylabel="rank after", title="200 names, others than in training"
+)
 plt.show()
 print(f"up {np.sum(new < old)}, down {np.sum(new > old)}, first {np.mean(old == 1):.0%} -> {np.mean(new == 1):.0%}")
 assert np.sum(new < old) > np.sum(new > old)
@@ -175,5 +177,5 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# Thirty steps on a few hundred pairs are little. To go on: more steps and pairs, hard negatives (`minibi.train.mining`),
-# both towers. The same from the command line, with a recipe in a file, is `minibi train`.
+# Thirty steps on a few hundred pairs are little. To go on: more steps and pairs, hard negatives
+# (`minibi.train.mining`), both towers. The same from the command line, with a recipe in a file, is `minibi train`.
