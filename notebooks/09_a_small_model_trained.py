@@ -50,7 +50,7 @@ held_out = set(np.random.default_rng(0).permutation(modules)[: len(modules) // 5
 learned = [Example(name, (sentence,)) for module, name, sentence in pairs if module not in held_out]
 asked = [Example(name, (sentence,)) for module, name, sentence in pairs if module in held_out]
 order = np.random.default_rng(1)
-learned = [learned[i] for i in order.permutation(len(learned))[:900]]
+learned = [learned[i] for i in order.permutation(len(learned))[:640]]
 asked = [asked[i] for i in order.permutation(len(asked))[:200]]
 draw_table(["query", "document"], [(e.query, e.documents[0]) for e in asked[:5]])
 print(len(learned), "pairs to learn from,", len(asked), "to be asked about, of other modules")
@@ -104,7 +104,7 @@ print(f"before: MRR {evaluate(learner)['mrr']:.3f}, first for {np.mean(ranks(bef
 show_source(fit, mean_gradients, AdamW.step, clip, linear_schedule)
 
 # %%
-training = Training(steps=30, batch_size=32, learning_rate=2e-4, evaluate_every=10)
+training = Training(steps=20, batch_size=32, learning_rate=2e-4, evaluate_every=5)
 with tempfile.TemporaryDirectory() as folder:
     report = fit(learner, learned, training, folder=Path(folder) / "run", seed=0, evaluate=evaluate)
     log = read_log(Path(folder) / "run" / "log.csv")
@@ -112,7 +112,7 @@ with tempfile.TemporaryDirectory() as folder:
     saved = open_encoder(Path(folder) / "model")
     from_file = saved.encode_query([e.query for e in asked[:20]])
 print(f"{report.steps} steps; MRR {report.first_metrics['mrr']:.3f} -> {report.metrics['mrr']:.3f}")
-assert report.metrics["mrr"] > report.first_metrics["mrr"] + 0.02
+assert report.metrics["mrr"] > report.first_metrics["mrr"] + 0.01
 
 steps, loss, mrr = (np.asarray(log[name], float) for name in ("step", "loss", "mrr"))
 fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.4))
@@ -160,8 +160,8 @@ rows = [(asked[i].query, asked[i].documents[0], int(old[i]), int(new[i])) for i 
 draw_table(["query", "its sentence", "rank before", "after"], rows)
 
 # %% [markdown]
-# Not every name gained; a mean rises, single answers may fall. How did the scores change? The wrong sentences moved
-# away as a whole, and the own ones came nearer:
+# Not every name gained; a mean rises, single answers may fall. How did the scores change? Own and other
+# sentences stand a little further apart:
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(9.6, 3), sharex=True)
@@ -177,5 +177,5 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# Thirty steps on a few hundred pairs are little. To go on: more steps and pairs, hard negatives
+# Twenty steps on a few hundred pairs are little. To go on: more steps and pairs, hard negatives
 # (`minibi.train.mining`), both towers. The same from the command line, with a recipe in a file, is `minibi train`.
