@@ -361,7 +361,7 @@ direction = {name: -g / np.linalg.norm(flat[0]) for name, g in gradients.items()
 begin = {name: p.copy() for name, p in parameters.items()}
 
 
-def walk(direction, lengths):
+def go(direction, lengths):
     """The loss after a step of each length; parameters are put back."""
     losses = []
     for s in lengths:
@@ -379,14 +379,14 @@ for i in range(8):
     chance = {name: rng.normal(size=p.shape) for name, p in parameters.items()}
     norm = np.sqrt(sum((d**2).sum() for d in chance.values()))
     label = "at random" if i == 0 else None
-    ax.plot(far, walk({n: d / norm for n, d in chance.items()}, far), color=ink.grey, lw=1, label=label)
-down = walk(direction, far)
+    ax.plot(far, go({n: d / norm for n, d in chance.items()}, far), color=ink.grey, lw=1, label=label)
+down = go(direction, far)
 ax.plot(far, down, color=ink.blue, label="against the gradient")
 ax.plot(far, loss - far * np.linalg.norm(flat[0]), "--", color=ink.orange, lw=1, label="as the gradient says")
 ax.set(xlabel="length of the step", ylabel="loss", ylim=(-1.05, max(loss + 0.25, -0.3)), title="One step")
 ax.legend()
 plt.show()
-(near,) = walk(direction, [1e-4])
+(near,) = go(direction, [1e-4])
 print(f"length of the gradient {np.linalg.norm(flat[0]):.3f}, the fall by a tiny step {(loss - near) / 1e-4:.3f}")
 assert abs((loss - near) / 1e-4 / np.linalg.norm(flat[0]) - 1) < 0.01 and down.min() < loss - 0.2
 

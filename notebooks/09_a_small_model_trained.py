@@ -85,12 +85,12 @@ def ranks(vectors):
     return 1 + (scores > np.diag(scores)[:, None]).sum(axis=1)
 
 
-def evaluate(learner):
+def mean_reciprocal(learner):
     return {"mrr": float((1 / ranks(learner.encode_query([e.query for e in asked]))).mean())}
 
 
 before = learner.encode_query([e.query for e in asked])
-print(f"before: MRR {evaluate(learner)['mrr']:.3f}, first for {np.mean(ranks(before) == 1):.0%}")
+print(f"before: MRR {mean_reciprocal(learner)['mrr']:.3f}, first for {np.mean(ranks(before) == 1):.0%}")
 
 # %% [markdown]
 # ## 3 · The loop
@@ -104,9 +104,9 @@ print(f"before: MRR {evaluate(learner)['mrr']:.3f}, first for {np.mean(ranks(bef
 show_source(fit, mean_gradients, AdamW.step, clip, linear_schedule)
 
 # %%
-training = Training(steps=20, batch_size=32, learning_rate=2e-4, evaluate_every=5)
+training = Training(steps=20, batch_size=32, learning_rate=2e-4, evaluate_every=10)
 with tempfile.TemporaryDirectory() as folder:
-    report = fit(learner, learned, training, folder=Path(folder) / "run", seed=0, evaluate=evaluate)
+    report = fit(learner, learned, training, folder=Path(folder) / "run", seed=0, evaluate=mean_reciprocal)
     log = read_log(Path(folder) / "run" / "log.csv")
     learner.save(Path(folder) / "model")
     saved = open_encoder(Path(folder) / "model")
