@@ -25,7 +25,7 @@ from typing import Any
 from ..errors import InputError
 from .binary import BinaryIndex
 from .contract import Index, whole
-from .flat import PAYS, FlatIndex
+from .flat import MOST, PAYS, FlatIndex
 from .hnsw import HNSWIndex
 from .ivf import IVFIndex
 from .pq import IVFPQIndex, PQIndex
@@ -112,7 +112,7 @@ def recommend(n: int, dim: int, memory_bytes: int | None = None) -> tuple[str, s
         return room is None or n * each <= room
 
     if n <= SMALL:
-        sieve = blocks + 16 if dim >= PAYS else 0  # what FlatIndex keeps beside vectors of floats
+        sieve = blocks + 16 if PAYS <= dim <= MOST else 0  # what FlatIndex keeps beside vectors of floats
         for name, store in (("Flat", "float32"), ("SQfp16", "float16"), ("SQ8", "int8"), ("SQ4", "int4")):
             if fits(sizes[store] + (0 if store.startswith("int") else sieve)):
                 why = "a scan of so few vectors takes a few thousandths of a second, is exact and needs no tuning"

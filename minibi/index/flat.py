@@ -17,7 +17,7 @@ from .contract import Index, View
 from .sieve import Sieve, Stored
 
 QUERIES_PER_JOB = 32
-PAYS = 64  # numbers in a vector from which on a second form is kept by default
+PAYS, MOST = 64, 8192  # numbers in a vector from which on, and up to which, a second form is kept by default
 
 
 class FlatIndex(Index):
@@ -28,7 +28,7 @@ class FlatIndex(Index):
 
     codes: "int8" keeps a second form of each vector in memory, dim + 16 bytes, by which most need not be compared
     (`minibi.index.sieve`): the same scores and ids, bit for bit, several times sooner, for a quarter more memory. None
-    keeps none. "auto" is "int8" for floats in vectors of 64 numbers or more. Files do not hold them.
+    keeps none. "auto" is "int8" for floats in vectors of 64 to 8,192 numbers. Files do not hold them.
     """
 
     kind: ClassVar[str] = "flat-index"
@@ -55,7 +55,9 @@ class FlatIndex(Index):
         if isinstance(self._codec, Codes):
             if codes == "int8":
                 raise InputError(f"vectors kept as {self.store} are codes already: leave out codes")
-        elif codes == "int8" or (codes == "auto" and self.dim >= PAYS):
+        elif codes == "int8" and self.dim > MOST:
+            raise InputError(f"codes bound the scores of up to {MOST} numbers, not of {self.dim}: leave out codes")
+        elif codes == "int8" or (codes == "auto" and PAYS <= self.dim <= MOST):
             self._sieve = Sieve(self._codec)
             view = self._view
             more = {
