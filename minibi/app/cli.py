@@ -1,4 +1,4 @@
-"""The command line: `minibi demo`, `index`, `search`, `eval`, `check`, `warmup`, `quantize`.
+"""The command line: `minibi demo`, `index`, `search`, `eval`, `check`, `train`, `warmup`, `quantize`.
 
 Bad input ends in one line on standard error and exit code 1; a wrong call in usage help and exit code 2.
 """
@@ -18,6 +18,9 @@ import click
 from .. import __version__
 from ..errors import MinibiError
 from .evaluation import evaluate
+from .training import train_command
+
+INTERRUPTED = "interrupted; what was finished is kept, repeat the command to continue"
 
 
 class _Group(click.Group):
@@ -35,8 +38,8 @@ class _Group(click.Group):
             if isinstance(e, BrokenPipeError):
                 raise
             raise click.ClickException(" ".join(str(e).split())) from e
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted; what was finished is kept, repeat the command to continue", err=True)
+        except KeyboardInterrupt as e:
+            click.echo(f"\n{e}" if str(e) else f"\n{INTERRUPTED}", err=True)
             ctx.exit(130)
 
 
@@ -119,7 +122,7 @@ def index(
     Reads text, Markdown, reStructuredText, JSONL, CSV and TSV, each also as .gz. Repeat the command after files
     changed: only what is new is encoded. An interrupted run continues when repeated.
     """
-    from ..models.bi_encoder import BiEncoder
+    from ..models.towers import open_encoder
     from ..search.collection import Collection
     from ..search.ingest import ingest
     from ..text.files import find_sources
@@ -130,7 +133,7 @@ def index(
     target = output or Path((paths[0].resolve().name.split(".")[0] or "index") + ".minibi")
     existed, blank = target.exists(), not (target / "collection.db").exists()
     if model or compute or blank:
-        encoder = BiEncoder(model or "all-MiniLM-L6-v2", compute=compute or "float32")
+        encoder = open_encoder(model or "all-MiniLM-L6-v2", compute=compute or "float32")
         collection = Collection.open_or_create(target, encoder)
     else:
         collection = Collection.open(target)
@@ -164,7 +167,7 @@ def _remove(collection: Any, keep_folder: bool) -> None:
 @click.argument("collection", type=click.Path(path_type=Path))
 @click.argument("question", nargs=-1, required=True)
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many passages.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 def search(collection: Path, question: tuple[str, ...], k: int, as_json: bool) -> None:
     """Answer a question from an index.
 
@@ -176,7 +179,7 @@ def search(collection: Path, question: tuple[str, ...], k: int, as_json: bool) -
     with Collection.open(collection) as opened:
         found = opened.search(" ".join(question), k)
     if as_json:
-        click.echo(show.json_safe([hit.to_dict() for hit in found]))
+        click.echo(show.json_safe(found.to_dict()))
     elif found:
         show.hits(found)
     else:
@@ -184,6 +187,7 @@ def search(collection: Path, question: tuple[str, ...], k: int, as_json: bool) -
 
 
 main.add_command(evaluate)
+main.add_command(train_command)
 
 
 @main.command()
