@@ -181,8 +181,9 @@ assert all(0.7 < lost[b] / uniform[b] < 1.25 for b in uniform)
 #
 # A search needs products $\langle q, x\rangle$, of a query and a vector that it has only as a code $y$. One would take
 # the best copy of $x$ that the code allows, $x' = y\,\langle x, y\rangle / \lVert y \rVert^2$, and compute
-# $\langle q, x'\rangle$. That is a mistake: $x'$ is *shorter* than $x$, by the factor $a$, and products come out too
-# small. Split the code into a part along the vector and the rest, which is at a right angle to it:
+# $\langle q, x'\rangle$. That is a mistake: of $x$ itself, $x'$ contains only the part $a^2 x$ (the rest of it is at a
+# right angle to $x$), and products come out too small by this factor. Split the code into a part along the vector and
+# the rest:
 #
 # $$ y = \frac{\langle x, y\rangle}{\lVert x\rVert^2}\, x + e, \qquad e \perp x $$
 #
