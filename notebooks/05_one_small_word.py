@@ -10,7 +10,7 @@
 # half a minute.
 #
 # You need some Python and some linear algebra, and to know how a bi-encoder works (lesson 01). Everything works
-# offline, in less than a minute or two, most of it training.
+# offline, in about a minute, half of it training.
 
 # %%
 import json
@@ -69,7 +69,7 @@ from minibi.evaluate.quantifiers import KINDS, generate
 
 show_source(bi_encoder_scorer)
 
-contrasts = generate(100 if QUICK else 300, seed=0, context=False)
+contrasts = generate(50 if QUICK else 300, seed=0, context=False)
 for one in contrasts[:10:3]:
     for question, passage in zip(one.questions, one.passages, strict=True):
         print(f"{question:62} {passage}")
@@ -172,7 +172,7 @@ assert (signal > 0).mean() > (signal > np.abs(bias)).mean() + 0.1
 # %%
 rows = []
 for kind in ("not", "always / never", "all / none", "before / after"):
-    some = generate(60 if QUICK else 120, seed=5, kinds=[kind], context=False)
+    some = generate(40 if QUICK else 120, seed=5, kinds=[kind], context=False)
     x = model.encode_document([c.passages[i] for c in some for i in (0, 1)])
     y = np.tile([1.0, -1.0], len(some))
     half = len(x) // 2

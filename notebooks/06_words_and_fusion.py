@@ -325,7 +325,7 @@ plt.show()
 
 inner = [value for weights, value in tuned.grid if 0 < weights["dense"] < 1]
 ends = [value for weights, value in tuned.grid if weights["dense"] in (0.0, 1.0)]
-assert max(inner) > max(ends)
+assert QUICK or max(inner) > max(ends)
 
 # %% [markdown]
 # The hill is broad: anything from 0.3 to 0.5 is nearly as good as the best. Both curves have their top at nearly the
@@ -344,7 +344,7 @@ fusions["convex, tuned on others"] = fuse_runs(runs["test"], tuned)
 results |= {name: evaluate(test.qrels, run, ["ndcg@10", "recall@100"]) for name, run in fusions.items()}
 draw_table(["", "nDCG@10", "recall@100"], [(name, *result.mean.values()) for name, result in results.items()])
 ours, words_alone, rrf = (results[name] for name in ("convex, tuned on others", "bm25", "RRF"))
-assert ours.mean["ndcg@10"] > max(words_alone.mean["ndcg@10"], results["dense"].mean["ndcg@10"])
+assert QUICK or ours.mean["ndcg@10"] > max(results[name].mean["ndcg@10"] for name in ("bm25", "dense"))
 
 # %% [markdown]
 # The mixtures are better than either part. But these are 300 claims; with 300 others, would it look the same? We do
@@ -383,7 +383,7 @@ plt.show()
 
 low, high = np.quantile(redrawn(ours, words_alone), [0.025, 0.975])
 assert abs(low - verdicts[0].low) < 0.006 and abs(high - verdicts[0].high) < 0.006
-assert verdicts[0].difference > 0
+assert QUICK or verdicts[0].low > 0 > verdicts[1].low
 
 # %% [markdown]
 # Mixture against words: hardly any redrawn set says that words are better, and the interval stays clear of zero. That
@@ -408,7 +408,7 @@ hits = pipeline.search(claim, k=5)
 print(hits.explain())
 draw_table(["score", "title"], [(hit.score, hit.text) for hit in hits])
 assert hits[0].evidence[0].stage == "dense" and len(hits) == 5
-assert QUICK or place_of[hits[0].id] in right  # the paper on macrolides
+assert QUICK or hits[0].id in test.qrels[claim_id]  # the paper on macrolides
 
 # %% [markdown]
 # With scores instead of ranks the paper on macrolides is first: words were sure of it, and vectors not much against
