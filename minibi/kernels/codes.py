@@ -137,25 +137,22 @@ def encode_queries(x, out):
 
 
 @inline
-def row_as_query(row, kind, width, out):
-    """A stored row (uint8, its codes and tail) in the form of a query (uint8 [W + 16]), exactly what it stands for."""
+def row_as_query(row, kind, width, factor, norm, out):
+    """A stored row (uint8, its codes first) in the form of a query (uint8 [W + 16]), exactly what it stands for."""
     codes, floats = out[:width].view(np.int8), out[width : width + 16].view(np.float32)
     total = np.int32(0)
     if kind == INT8:
         for j in range(width):
             codes[j] = np.int8(np.int32(row[j]) - 128)
-        size = width
     else:
-        size = width // 2
-        for block in range(0, size, 64):
+        for block in range(0, width // 2, 64):
             for j in range(64):
                 codes[2 * block + j] = np.int8(2 * np.int32(row[block + j] & 15) - 15)
             for j in range(64):
                 codes[2 * block + 64 + j] = np.int8(2 * np.int32(row[block + j] >> 4) - 15)
     for j in range(width):
         total += np.int32(codes[j])
-    tail = row[size : size + 8].view(np.float32)
-    floats[0], floats[2] = tail[0], tail[1]
+    floats[0], floats[2] = factor, norm
     out[width + 4 : width + 8].view(np.int32)[0] = total
 
 
@@ -179,7 +176,7 @@ def _products(unpack):
                         value = simd.dot_bytes(e, value, codes, signed)
                     sums.append(Lanes(e, value))
                 loop.next(*sums)
-            return context.make_tuple(e, signature.return_type, [simd.sum_ints(e, s.value) for s in loop.results])
+            return context.make_tuple(e, signature.return_type, simd.sum_four_ints(e, [s.value for s in loop.results]))
 
         return types.UniTuple(types.int32, 4)(*[ADDRESS] * 6), generate
 

@@ -1,0 +1,382 @@
+"""Walks through HNSW's graph that take turns, so that each waits for memory while the others work.
+
+A walk is the search of Malkov & Yashunin 2016: greedy from the entry point downwards (algorithm 2 with ef = 1), then
+algorithm 2 with ef. The candidate list and the result list are one sorted pool of ef keys: the nearest key not yet
+expanded is next, and the search ends when all are. Its steps are cut in two where they wait for memory:
+
+    GATHER    the links of a node are there: note which of its neighbours are new, ask for their rows
+    MEASURE   the rows are there: take in those that are near enough, choose the next node, ask for its links
+
+Each walk has a slot in `Walks`. `advance` gives every slot half a step in turn, until one is DONE. No walk sees
+another, so what it finds does not depend on its company.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cache import inline, kernel
+from .codes import INT4
+from .distance import FLOAT16, distances_to
+from .keys import fetch, from_ordered
+from .memory import float_at, int32_at, int64_at, set_int32, set_int64, set_uint64, uint64_at
+from .pool import EIGHT, clear, insert, key_at, key_of, row_of, set_key
+
+REST, GATHER, MEASURE, DONE = range(4)  # stages
+# What is kept for each walk: its stage; its query's address; the layer it is on and the one down to which it is greedy;
+# how many keys are in its pool and how many of the first were expanded; the node whose neighbours are looked at; where
+# in `seen` the new ones begin and end; how many were seen; the root's key; what the caller keeps.
+STAGE, QUERY, LEVEL, BOTTOM, SIZE, CURRENT, NODE, FRESH, END, SEEN, ROOT, TASK, HELD = range(13)
+FIELDS = 16
+MOST_SEEN = 4096  # rows that are remembered; who marked more wipes all marks
+
+
+class Graph(NamedTuple):
+    """Links of layer 0 [N, 2M], of the upper layers [U, M], where a row's upper layers begin [N], its top layer [N]."""
+
+    links: NDArray[np.int32]
+    upper: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+    levels: NDArray[np.int8]
+
+
+class Walks(NamedTuple):
+    """For each of S slots: a bit for every row that was seen, a sorted pool of keys, the rows seen, numbers."""
+
+    marks: NDArray[np.uint64]  # [S, N / 64], all zero
+    pool: NDArray[np.int64]  # [S, 8 + ef, rounded up to eights]
+    seen: NDArray[np.int32]  # [S, MOST_SEEN + 2M]
+    state: NDArray[np.int64]  # [S, FIELDS]
+
+
+class Field(NamedTuple):
+    """Where all of these lie, in addresses and numbers."""
+
+    base: int  # rows
+    stride: int
+    tails: int
+    apart: int
+    kind: int
+    metric: int
+    width: int
+    links: int
+    most: int  # links of a row on layer 0
+    upper: int
+    offsets: int
+    count: int  # rows in use: links to others, which a writer may be linking, are passed over
+    ef: int
+    marks: int
+    words: int
+    pool: int
+    depth: int
+    seen: int
+    room: int
+    state: int
+    slots: int
+
+
+@inline
+def field_of(rows, graph, walks, count, ef):
+    return Field(
+        rows.table.ctypes.data, rows.table.shape[1], rows.tails, rows.apart, rows.kind, rows.metric, rows.width,
+        graph.links.ctypes.data, graph.links.shape[1], graph.upper.ctypes.data, graph.offsets.ctypes.data, count, ef,
+        walks.marks.ctypes.data, walks.marks.shape[1], walks.pool.ctypes.data, walks.pool.shape[1],
+        walks.seen.ctypes.data, walks.seen.shape[1], walks.state.ctypes.data, walks.state.shape[0],
+    )  # fmt: skip
+
+
+@inline
+def get(state, name):
+    return int64_at(state + 8 * name)
+
+
+@inline
+def put(state, name, value):
+    set_int64(state + 8 * name, np.int64(value))
+
+
+@inline
+def state_of(field, slot):
+    return field.state + 8 * FIELDS * slot
+
+
+@inline
+def pool_of(field, slot):
+    return field.pool + 8 * (field.depth * slot + EIGHT)
+
+
+@inline
+def distances(field, which, count, query, out):
+    """Of `count` rows (int32 at an address) to a query, to an address."""
+    distances_to(
+        field.kind, field.metric, field.base, field.stride, field.tails, field.apart, field.width, which, count, query, out
+    )
+
+
+@inline
+def seen_of(field, slot):
+    return field.seen + 4 * field.room * slot
+
+
+@inline
+def found_of(field, slot):
+    """Room for as many distances as a row has links."""
+    return seen_of(field, slot) + 4 * (MOST_SEEN + field.most)
+
+
+@inline
+def begin(field, entry, top, root, query, bottom, slot):
+    """A new walk: from the entry point, whose top layer is `top`, greedy above the layer `bottom`."""
+    state, pool = state_of(field, slot), pool_of(field, slot)
+    which, found = seen_of(field, slot) + 4 * MOST_SEEN, found_of(field, slot)
+    set_int32(which, np.int32(entry))
+    set_int32(which + 4, np.int32(root))
+    distances(field, which, 2, query, found)
+    set_key(pool, 0, key_of(float_at(found), entry))
+    put(state, QUERY, query)
+    put(state, LEVEL, top)
+    put(state, BOTTOM, bottom)
+    put(state, SIZE, 1)
+    put(state, ROOT, key_of(float_at(found + 4), root))
+    enter_layer(field, slot)
+
+
+@inline
+def links_of(field, level, node):
+    """The address of a node's links on a layer."""
+    if level == 0:
+        return field.links + 4 * field.most * node
+    return field.upper + 2 * field.most * (np.int64(int32_at(field.offsets + 4 * node)) + level - 1)
+
+
+@inline
+def _mark(marks, row):
+    """Notes a row; whether it was new."""
+    word, bit = marks + (row >> 6 << 3), np.uint64(1) << np.uint64(row & 63)
+    held = uint64_at(word)
+    set_uint64(word, held | bit)
+    return held & bit == 0
+
+
+@inline
+def _expand(field, state, pool, at):
+    """The node of the key at a place is next."""
+    key = key_at(pool, at)
+    set_key(pool, at, key | 1)
+    node, level = row_of(key), get(state, LEVEL)
+    put(state, NODE, node)
+    put(state, STAGE, GATHER)
+    fetch(links_of(field, level, node), 4 * field.most if level == 0 else 2 * field.most)
+
+
+@kernel
+def enter_layer(field, slot):
+    """The walk begins on its layer with the keys in its pool, none of which is expanded."""
+    state, pool = state_of(field, slot), pool_of(field, slot)
+    marks, seen = field.marks + 8 * field.words * slot, seen_of(field, slot)
+    size, root = get(state, SIZE), get(state, ROOT)
+    limit = field.ef if get(state, LEVEL) <= get(state, BOTTOM) else 1
+    clear(pool, size, field.depth - EIGHT)
+    if get(state, LEVEL) == 0:  # from the root, and maybe from no other row, every row can be reached
+        known = False
+        for j in range(size):
+            known |= key_at(pool, j) == root
+        if not known and root < key_at(pool, limit - 1):
+            insert(pool, limit, root)
+            size = min(size + 1, limit)
+    many = get(state, SEEN)
+    if many > MOST_SEEN:
+        for j in range(field.words):
+            set_uint64(marks + 8 * j, np.uint64(0))
+    else:
+        for j in range(many):
+            set_uint64(marks + (np.int64(int32_at(seen + 4 * j)) >> 6 << 3), np.uint64(0))
+    for j in range(size):
+        row = row_of(key_at(pool, j))
+        _mark(marks, row)
+        set_int32(seen + 4 * min(j, MOST_SEEN), np.int32(row))
+    put(state, SEEN, size)
+    put(state, SIZE, size)
+    put(state, CURRENT, 0)
+    _expand(field, state, pool, 0)
+
+
+@inline
+def _gather(field, state, slot):
+    """GATHER, and whether there was a new neighbour."""
+    marks, seen = field.marks + 8 * field.words * slot, seen_of(field, slot)
+    level = get(state, LEVEL)
+    links, most = links_of(field, level, get(state, NODE)), field.most if level == 0 else field.most >> 1
+    first = min(get(state, SEEN), MOST_SEEN)
+    end = first
+    for j in range(most):
+        row = np.int64(int32_at(links + 4 * j))
+        if row < 0:
+            break
+        if row < field.count:
+            set_int32(seen + 4 * end, np.int32(row))
+            end += np.int64(_mark(marks, row))
+    for j in range(first, end):
+        row = np.int64(int32_at(seen + 4 * j))
+        fetch(field.base + field.stride * row, field.stride)
+        fetch(field.tails + field.apart * row, 1)
+    put(state, FRESH, first)
+    put(state, END, end)
+    put(state, SEEN, get(state, SEEN) + end - first)
+    return end > first
+
+
+@inline
+def _measure(field, state, pool, slot, limit):
+    """MEASURE up to the choice of the next."""
+    first = get(state, FRESH)
+    which, found, many = seen_of(field, slot) + 4 * first, found_of(field, slot), get(state, END) - first
+    distances(field, which, many, get(state, QUERY), found)
+    size, nearest, worst = get(state, SIZE), get(state, CURRENT), key_at(pool, limit - 1)
+    for j in range(many):
+        key = key_of(float_at(found + 4 * j), int32_at(which + 4 * j))
+        if key < worst:
+            nearest = min(nearest, insert(pool, limit, key))
+            size = min(size + 1, limit)
+            worst = key_at(pool, limit - 1)
+    put(state, SIZE, size)
+    return size, nearest
+
+
+@kernel
+def advance(field, slot):
+    """Half a step for each slot after this one, round and round, until one is done with its layer; returns which."""
+    while True:
+        slot = slot + 1 if slot + 1 < field.slots else 0
+        state, pool = state_of(field, slot), pool_of(field, slot)
+        stage = get(state, STAGE)
+        if stage == REST:
+            continue
+        if stage == DONE:
+            return slot
+        size, current = get(state, SIZE), get(state, CURRENT)
+        greedy = get(state, LEVEL) > get(state, BOTTOM)
+        if stage == GATHER:
+            if _gather(field, state, slot):
+                put(state, STAGE, MEASURE)
+                continue
+        else:
+            size, current = _measure(field, state, pool, slot, 1 if greedy else field.ef)
+        while current < size and key_at(pool, current) & 1:
+            current += 1
+        put(state, CURRENT, current)
+        if current < size:
+            _expand(field, state, pool, current)
+        elif greedy:
+            set_key(pool, 0, key_at(pool, 0) & ~np.int64(1))
+            put(state, LEVEL, get(state, LEVEL) - 1)
+            enter_layer(field, slot)
+        else:
+            put(state, STAGE, DONE)
+
+
+@kernel
+def search(rows, graph, entry, root, queries, ef, exact, exact_queries, mask, ids, walks, out):
+    """Algorithm 5 for queries uint8 [Q, size]: the nearest found among rows with mask[row].
+
+    mask [N] says how many rows there are. exact: the rows by which those of the ef found that may be among the nearest
+    are ordered in the end, with exact_queries, or the same as `rows`. out: (distances, rows) [Q, k], ordered by
+    distance, then id, row -1 where fewer were reached.
+    """
+    total = queries.shape[0]
+    field = field_of(rows, graph, walks, mask.size, ef)
+    precise = field_of(exact, graph, walks, mask.size, ef)
+    top = graph.levels[entry]
+    begun = finished = 0
+    for slot in range(field.slots):
+        put(state_of(field, slot), STAGE, REST)
+        if begun < total:
+            begin(field, entry, top, root, queries.ctypes.data + queries.shape[1] * begun, 0, slot)
+            put(state_of(field, slot), TASK, begun)
+            begun += 1
+    slot = field.slots - 1
+    while finished < total:
+        slot = advance(field, slot)
+        state, pool = state_of(field, slot), pool_of(field, slot)
+        q = get(state, TASK)
+        if get(state, LEVEL) >= 0:  # the pool becomes the list of those that may be returned
+            kept = 0
+            for j in range(get(state, SIZE)):
+                if mask[row_of(key_at(pool, j))]:
+                    set_key(pool, kept, key_at(pool, j))
+                    kept += 1
+            put(state, LEVEL, -1)
+            put(state, SIZE, kept)
+            put(state, CURRENT, 0)
+            put(state, HELD, 0)
+        else:
+            _compare(precise, state, slot, exact_queries.ctypes.data + exact_queries.shape[1] * q, q, ids, out[0], out[1])
+        if not _choose(field, precise, state, pool, slot, q, out[0]):
+            for j in range(get(state, HELD), out[0].shape[1]):
+                out[1][q, j] = -1
+            finished += 1
+            put(state, STAGE, REST)
+            if begun < total:
+                begin(field, entry, top, root, queries.ctypes.data + queries.shape[1] * begun, 0, slot)
+                put(state, TASK, begun)
+                begun += 1
+
+
+@inline
+def _choose(field, precise, state, pool, slot, q, best):
+    """Asks for the next four of the list that may be among the nearest; whether there is one.
+
+    Codes are off by up to half a step in each coordinate, by chance: the standard error of a product is the step times
+    the length of the query over the square root of 12. Rows that are further off than 3.5 times that are left out.
+    """
+    which, k = seen_of(field, slot) + 4 * MOST_SEEN, best.shape[1]
+    at, kept, many = get(state, CURRENT), get(state, SIZE), 0
+    slack = np.float32(np.inf)
+    if field.kind > FLOAT16 and precise.kind != field.kind:
+        length = np.sqrt(float_at(get(state, QUERY) + field.width + 8))
+        slack = length * np.float32((2 if field.kind == INT4 else 1) * (1 + field.metric))
+    full, worst = get(state, HELD) == k, best[q, k - 1]
+    while at < kept and many < 4:
+        key = key_at(pool, at)
+        row = row_of(key)
+        if not full or from_ordered(key >> 32) - slack * float_at(field.tails + field.apart * row) <= worst:
+            set_int32(which + 4 * many, np.int32(row))
+            fetch(precise.base + precise.stride * row, precise.stride)
+            many += 1
+        at += 1
+    put(state, CURRENT, at)
+    put(state, END, many)
+    return many > 0
+
+
+@inline
+def _compare(precise, state, slot, query, q, ids, best, where):
+    """Takes those asked for among the k nearest, by their distances."""
+    which, found, held = seen_of(precise, slot) + 4 * MOST_SEEN, found_of(precise, slot), get(state, HELD)
+    k, many = best.shape[1], get(state, END)
+    distances(precise, which, many, query, found)
+    for j in range(many):
+        d = float_at(found + 4 * j)
+        if held < k or d <= best[q, k - 1]:
+            held = _keep(best, where, q, held, k, d, int32_at(which + 4 * j), ids)
+    put(state, HELD, held)
+
+
+@inline
+def _keep(best, rows, q, size, k, d, row, ids):
+    """Insert (d, row) into a sorted list, ordered by distance, then id; returns the new size."""
+    at = size
+    while at > 0 and (best[q, at - 1] > d or (best[q, at - 1] == d and ids[rows[q, at - 1]] > ids[row])):
+        at -= 1
+    if at >= k:
+        return size
+    new = min(size + 1, k)
+    for j in range(new - 1, at, -1):
+        best[q, j] = best[q, j - 1]
+        rows[q, j] = rows[q, j - 1]
+    best[q, at] = d
+    rows[q, at] = row
+    return new
