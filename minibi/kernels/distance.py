@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from . import simd
 from .cache import inline, kernel
 from .codes import INT8, products4, products8, row_as_query
+from .keys import fetch
 from .matmul import ADDRESS
 from .memory import float_at, int32_at, set_float
 from .simd import LANES, Loop, i64
@@ -133,9 +134,11 @@ def _distance4(kind, metric, base, stride, tails, apart, i, j, k, m, query, n):
 
 
 @kernel
-def distances_to(kind, metric, base, stride, tails, apart, width, which, count, query, out):
+def distances_to(kind, metric, base, stride, tails, apart, width, which, count, query, out, ahead, many):
     """The distances of some rows to one query (an address): `which` int32 and `out` float32, of whole fours, are
-    addresses too. What a row's codes are multiplied with stands at `tails`, `apart` bytes further for each row."""
+    addresses too. What a row's codes are multiplied with stands at `tails`, `apart` bytes further for each row.
+
+    Meanwhile memory is asked for the rows of another such list, the `many` at `ahead`."""
     last = count - 1
     for first in range(0, count, 4):
         i, j = np.int64(int32_at(which + 4 * first)), np.int64(int32_at(which + 4 * min(first + 1, last)))
@@ -146,6 +149,11 @@ def distances_to(kind, metric, base, stride, tails, apart, width, which, count, 
         set_float(at + 4, found[1])
         set_float(at + 8, found[2])
         set_float(at + 12, found[3])
+        end = many if first + 4 >= count else min(many, first + 4)
+        for p in range(first, end):
+            row = np.int64(int32_at(ahead + 4 * p))
+            fetch(base + stride * row, stride)
+            fetch(tails + apart * row, 1)
 
 
 @kernel

@@ -109,11 +109,12 @@ def pool_of(field, slot):
 
 
 @inline
-def distances(field, which, count, query, out):
-    """Of `count` rows (int32 at an address) to a query, to an address."""
+def distances(field, which, count, query, out, ahead, many):
+    """Of `count` rows (int32 at an address) to a query, to an address; asks for the `many` rows at `ahead`."""
+    f = field
     distances_to(
-        field.kind, field.metric, field.base, field.stride, field.tails, field.apart, field.width, which, count, query, out
-    )
+        f.kind, f.metric, f.base, f.stride, f.tails, f.apart, f.width, which, count, query, out, ahead, many
+    )  # fmt: skip
 
 
 @inline
@@ -134,7 +135,7 @@ def begin(field, entry, top, root, query, bottom, slot):
     which, found = seen_of(field, slot) + 4 * MOST_SEEN, found_of(field, slot)
     set_int32(which, np.int32(entry))
     set_int32(which + 4, np.int32(root))
-    distances(field, which, 2, query, found)
+    distances(field, which, 2, query, found, 0, 0)
     set_key(pool, 0, key_of(float_at(found), entry))
     put(state, QUERY, query)
     put(state, LEVEL, top)
@@ -219,22 +220,27 @@ def _gather(field, state, slot):
         if row < field.count:
             set_int32(seen + 4 * end, np.int32(row))
             end += np.int64(_mark(marks, row))
-    for j in range(first, end):
-        row = np.int64(int32_at(seen + 4 * j))
-        fetch(field.base + field.stride * row, field.stride)
-        fetch(field.tails + field.apart * row, 1)
     put(state, FRESH, first)
     put(state, END, end)
     put(state, SEEN, get(state, SEEN) + end - first)
-    return end > first
+    return seen + 4 * first, end - first
 
 
 @inline
-def _measure(field, state, pool, slot, limit):
+def _ask(field, which, first, many):
+    """Ask for rows from `first` on of a list."""
+    for j in range(first, many):
+        row = np.int64(int32_at(which + 4 * j))
+        fetch(field.base + field.stride * row, field.stride)
+        fetch(field.tails + field.apart * row, 1)
+
+
+@inline
+def _measure(field, state, pool, slot, limit, ahead, ahead_many):
     """MEASURE up to the choice of the next."""
     first = get(state, FRESH)
     which, found, many = seen_of(field, slot) + 4 * first, found_of(field, slot), get(state, END) - first
-    distances(field, which, many, get(state, QUERY), found)
+    distances(field, which, many, get(state, QUERY), found, ahead, ahead_many)
     size, nearest, worst = get(state, SIZE), get(state, CURRENT), key_at(pool, limit - 1)
     for j in range(many):
         key = key_of(float_at(found + 4 * j), int32_at(which + 4 * j))
@@ -248,23 +254,44 @@ def _measure(field, state, pool, slot, limit):
 
 @kernel
 def advance(field, slot):
-    """Half a step for each slot after this one, round and round, until one is done with its layer; returns which."""
+    """Half a step for each slot after this one, round and round, until one is done with its layer; returns which.
+
+    Each slot gathers when it is its turn and measures half a round later, while the rows of the one that has just
+    gathered are asked for.
+    """
+    half = field.slots >> 1
+    turn = slot - half if slot >= half else slot - half + field.slots
+    ahead, many, gathers = np.int64(0), np.int64(0), False
     while True:
-        slot = slot + 1 if slot + 1 < field.slots else 0
+        gathers = not gathers
+        if gathers:
+            turn = turn + 1 if turn + 1 < field.slots else 0
+            slot = turn
+        else:
+            slot = turn + half if turn + half < field.slots else turn + half - field.slots
         state, pool = state_of(field, slot), pool_of(field, slot)
         stage = get(state, STAGE)
-        if stage == REST:
-            continue
-        if stage == DONE:
-            return slot
         size, current = get(state, SIZE), get(state, CURRENT)
         greedy = get(state, LEVEL) > get(state, BOTTOM)
-        if stage == GATHER:
-            if _gather(field, state, slot):
+        if gathers:
+            if stage != GATHER:
+                continue
+            ahead, many = _gather(field, state, slot)
+            if many > 0:
                 put(state, STAGE, MEASURE)
+                if half == 0:
+                    _ask(field, ahead, 0, many)
+                    many = 0
                 continue
         else:
-            size, current = _measure(field, state, pool, slot, 1 if greedy else field.ef)
+            if stage != MEASURE:
+                _ask(field, ahead, 0, many)
+                many = 0
+                if stage == DONE:
+                    return slot
+                continue
+            size, current = _measure(field, state, pool, slot, 1 if greedy else field.ef, ahead, many)
+            many = 0
         while current < size and key_at(pool, current) & 1:
             current += 1
         put(state, CURRENT, current)
@@ -297,7 +324,7 @@ def search(rows, graph, entry, root, queries, ef, exact, exact_queries, mask, id
             begin(field, entry, top, root, queries.ctypes.data + queries.shape[1] * begun, 0, slot)
             put(state_of(field, slot), TASK, begun)
             begun += 1
-    slot = field.slots - 1
+    slot = 0
     while finished < total:
         slot = advance(field, slot)
         state, pool = state_of(field, slot), pool_of(field, slot)
@@ -357,7 +384,7 @@ def _compare(precise, state, slot, query, q, ids, best, where):
     """Takes those asked for among the k nearest, by their distances."""
     which, found, held = seen_of(precise, slot) + 4 * MOST_SEEN, found_of(precise, slot), get(state, HELD)
     k, many = best.shape[1], get(state, END)
-    distances(precise, which, many, query, found)
+    distances(precise, which, many, query, found, 0, 0)
     for j in range(many):
         d = float_at(found + 4 * j)
         if held < k or d <= best[q, k - 1]:
