@@ -10,6 +10,7 @@ Arrays are float32 and C-contiguous unless a docstring says otherwise. Whatever 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,14 @@ def as_vectors(x: ArrayLike, dim: int | None = None, *, name: str = "vectors") -
         row = int(np.flatnonzero(~np.isfinite(a).all(axis=1))[0])
         raise InputError(f"{name} must be finite in float32: row {row} holds NaN, infinity or a value beyond 3.4e38")
     return a
+
+
+def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
+    """Zeros that begin at a cache line."""
+    size = np.dtype(dtype).itemsize * math.prod(shape)
+    raw = np.zeros(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def unit_rows(x: Floats) -> Floats:

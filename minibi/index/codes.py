@@ -74,6 +74,10 @@ class Floating:
     def query_of_row(self, row: Bytes) -> Bytes:
         return row.view(self.dtype).astype(np.float32).view(np.uint8)
 
+    def slack(self, row: Bytes, query: Bytes, metric: str) -> np.float32:
+        """How far off a distance may be: no bound."""
+        return np.float32(np.inf)
+
     def distances_plain(self, rows: Bytes, query: Bytes, metric: str) -> Floats:
         """[n] from rows [n, stride] to one query. Each row is summed by itself, so equal rows have equal distances."""
         x, q = rows.view(self.dtype).astype(np.float32), query.view(np.float32)
@@ -116,6 +120,26 @@ class Codes:
         """The vectors [n, dim] that rows stand for, rotated back."""
         y = self._centred(rows) * self._tail(rows)[:, :1]
         return rotate_back_plain(y.astype(np.float32))[:, : self.dim]
+
+    def split(self, rows: Bytes, metric: str) -> tuple[Bytes, Floats]:
+        """Rows as two tables: codes alone, which may then fill whole cache lines, and what distances need besides: the
+        factor, for "l2" the squared norm too."""
+        return rows[:, : self._size], self._tail(rows)[:, : self.tails(metric)]
+
+    def join(self, codes: Bytes, tails: Floats) -> Bytes:
+        """The inverse of `split`, with a norm of 0 where there was none."""
+        both = np.zeros((len(codes), 2), np.float32)
+        both[:, : tails.shape[1]] = tails
+        return np.concatenate([codes, both.view(np.uint8)], axis=1)
+
+    @staticmethod
+    def tails(metric: str) -> int:
+        return 2 if metric == "l2" else 1
+
+    def slack(self, row: Bytes, query: Bytes, metric: str) -> np.float32:
+        """How far off the estimate of a distance may be: 3.5 standard errors. See `kernels.walk`."""
+        length, factor = np.sqrt(query[self.width :].view(np.float32)[2]), self._tail(row[None])[0, 0]
+        return length * np.float32((2 if self.bits == 4 else 1) * (2 if metric == "l2" else 1)) * factor
 
     def sound(self, rows: Bytes) -> str:
         tail = self._tail(rows)

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import as_ids, whole
 from ..errors import FormatError, InputError
-from ..shapes import Floats, Ints, as_vectors, unit_rows
+from ..shapes import Floats, Ints, aligned, as_vectors, unit_rows
 from ..store.snapshot import read_snapshot, write_snapshot
 from .codes import codec_for
 from .filters import Filter, allowed
@@ -286,9 +286,9 @@ class Index:
         """Moves live rows together into new arrays."""
         view = self._view
         kept = np.flatnonzero(view["live"])
-        arrays = dict(view.arrays)
+        arrays = {**view.arrays, **self._empty(len(kept))}
         for name in self._columns():
-            arrays[name] = view[name][kept]
+            arrays[name][:] = view[name][kept]
         facts = self._moved(view, arrays, kept)
         self._table = IdTable.of(arrays["ids"], np.arange(len(kept)))
         self._view = View(arrays, len(kept), 0, facts)
@@ -348,7 +348,11 @@ class Index:
         self._view = replace(view, arrays=arrays)
 
     def _empty(self, capacity: int) -> dict[str, Any]:
-        return {name: np.full((capacity, *s), fill, dtype) for name, (dtype, s, fill) in self._columns().items()}
+        arrays = {name: aligned((capacity, *s), dtype) for name, (dtype, s, _) in self._columns().items()}
+        for name, (_, _, fill) in self._columns().items():
+            if fill:
+                arrays[name][:] = fill
+        return arrays
 
     def _bytes(self, view: View, rows: Any = slice(None)) -> NDArray[np.uint8]:
         """Stored rows as the codec and the kernels read them, uint8 [n, stride]."""

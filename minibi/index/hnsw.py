@@ -18,7 +18,7 @@ from ..arguments import whole
 from ..errors import InputError
 from ..shapes import Floats, Ints
 from ..threads import parallel_map
-from .codes import CODES, codec_for
+from .codes import CODES, Codes, codec_for
 from .contract import Index, View
 from .flat import scan
 from .hnsw_engine import Engine, draw_levels, engine_for
@@ -77,7 +77,11 @@ class HNSWIndex(Index):
         }
         if self._walked == "codes":
             codec = codec_for(self.codes, self.dim)
-            own["codes"] = codec.dtype, (codec.stride // codec.dtype.itemsize,), 0
+            if isinstance(codec, Codes):
+                own["codes"] = np.uint8, (codec.stride - 8,), 0
+                own["tails"] = np.float32, (codec.tails(self.metric),), 0
+            else:
+                own["codes"] = codec.dtype, (codec.width,), 0
         return super()._columns() | own
 
     def _empty(self, capacity: int) -> dict[str, Any]:
@@ -99,7 +103,11 @@ class HNSWIndex(Index):
         arrays["offsets"][first:last] = used + np.cumsum(levels, dtype=np.int64) - levels
         if self._walked == "codes":
             x = self._codec.decode(self._stored(first, last))
-            arrays["codes"][first:last] = self._walk_codec.encode(x).view(self._walk_codec.dtype)
+            coded = self._walk_codec.encode(x)
+            if isinstance(self._walk_codec, Codes):
+                arrays["codes"][first:last], arrays["tails"][first:last] = self._walk_codec.split(coded, self.metric)
+            else:
+                arrays["codes"][first:last] = coded.view(self._walk_codec.dtype)
         needed = used + int(levels.sum(dtype=np.int64))
         if needed > len(arrays["upper"]):
             upper = np.full((max(needed, 2 * used, 16), self.M), -1, np.int32)
@@ -185,7 +193,7 @@ class HNSWIndex(Index):
         def job(first: int) -> tuple[Floats, Ints]:
             some = slice(first, first + QUERIES_PER_JOB)
             return engine.search(
-                entry, root, walked[some], wide, self._codec, stored, exact[some], ef, mask, view["ids"], k
+                entry, root, walked[some], wide, self._codec, stored, exact[some], mask, view["ids"], k
             )
 
         parts = (
@@ -246,8 +254,12 @@ class HNSWIndex(Index):
         """What is wrong with the vectors, ids, or the graph, in words; empty if nothing is."""
         view = self._view
         problems = super().check()
-        if self._walked == "codes" and (fault := self._walk_codec.sound(view["codes"].view(np.uint8))):
-            problems.append(fault)
+        if self._walked == "codes":
+            coded = view["codes"].view(np.uint8)
+            if isinstance(self._walk_codec, Codes):
+                coded = self._walk_codec.join(coded, view["tails"])
+            if fault := self._walk_codec.sound(coded):
+                problems.append(fault)
         return problems + find_faults(view, self.M)
 
     def _arrays(self) -> dict[str, Any]:

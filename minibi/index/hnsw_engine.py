@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from ..environment import plain_kernels
 from ..hashing import mixed
-from ..shapes import Floats, Ints
+from ..shapes import Floats, Ints, aligned
 from .codes import Codes, Floating
 
 MAX_LEVEL = 30
+WALKS = 6  # queries that one thread walks for in turns
 NEIGHBOURS_OF_REMOVED = 511  # candidates for the new links of a row some of whose neighbours were removed
 _local = threading.local()
 
@@ -32,24 +33,24 @@ class Engine:
     """Search and insertion by kernels."""
 
     def __init__(self, codec: Floating | Codes, arrays: dict[str, Any], walked: str, metric: str):
-        from ..kernels import graph
+        from ..kernels import distance, graph
 
         self._metric = int(metric == "l2")  # kernels.distance.DOT or SQUARED_L2
         self._codec, self._arrays = codec, arrays
-        table = arrays[walked].view(np.uint8)
-        self._rows = graph.Rows(table, codec.kind, self._metric, codec.width)
+        table, tails = arrays[walked].view(np.uint8), arrays.get("tails") if walked == "codes" else None
+        self._rows = distance.rows_of(table, codec.kind, self._metric, codec.width, tails)
         self._graph = graph.Graph(arrays["links"], arrays["upper"], arrays["offsets"], arrays["levels"])
 
     def search(
         self, entry: int, root: int, walked: Any, ef: int, exact: Floating | Codes, stored: Any, queries: Any,
-        rescored: int, mask: NDArray[np.bool_], ids: Ints, k: int,
+        mask: NDArray[np.bool_], ids: Ints, k: int,
     ) -> tuple[Floats, Ints]:  # fmt: skip
-        from ..kernels import graph
+        from ..kernels import distance, walk
 
         out = np.empty((len(walked), k), np.float32), np.empty((len(walked), k), np.int64)
-        rows = graph.Rows(stored, exact.kind, self._metric, exact.width)
-        scratch = self._scratch(ef)
-        graph.search(self._rows, self._graph, entry, root, walked, ef, rows, queries, rescored, mask, ids, scratch, out)
+        rows = distance.rows_of(stored, exact.kind, self._metric, exact.width)
+        walks = self._walks(ef)
+        walk.search(self._rows, self._graph, entry, root, walked, ef, rows, queries, mask, ids, walks, out)
         return out
 
     def find_neighbours(
@@ -57,8 +58,10 @@ class Engine:
     ) -> None:
         from ..kernels import graph_build
 
+        walks = self._walks(ef)
+        queries = aligned((len(walks.state), -(-self._codec.query_size // 64) * 64), np.uint8)
         graph_build.find_neighbours(
-            self._rows, self._graph, entry, root, count, first, last, m, ef, live, self._scratch(ef), self._query()
+            self._rows, self._graph, entry, root, count, first, last, m, ef, live, walks, queries
         )
 
     def adopt(self, first: int, last: int, limit: int) -> None:
@@ -66,7 +69,7 @@ class Engine:
 
         a = self._arrays
         kin = a["parents"], a["children"], a["youngest"]
-        graph_build.adopt(self._rows.table, a["links"], first, last, limit, *kin)
+        graph_build.adopt(self._rows, a["links"], first, last, limit, *kin)
 
     def link_back(
         self, layer: int, slots: Ints, targets: Ints, sources: Any, starts: Ints, first: int, last: int
@@ -91,7 +94,7 @@ class Engine:
     def nearest(self, entry: int, root: int, query: Any, ef: int, count: int) -> Ints:
         """The ef nearest rows that can be reached, by what the graph is walked on."""
         everything, ids = np.ones(count, bool), np.arange(count)
-        return self.search(entry, root, query, ef, self._codec, self._rows.table, query, ef, everything, ids, ef)[1][0]
+        return self.search(entry, root, query, ef, self._codec, self._rows.table, query, everything, ids, ef)[1][0]
 
     def spanning_tree(self, count: int, start: int, parents: Any) -> int:
         from ..kernels import graph
@@ -101,17 +104,30 @@ class Engine:
     def _query(self) -> Any:
         return np.empty(self._codec.query_size, np.uint8)
 
-    def _scratch(self, ef: int) -> Any:
-        """This thread's marks and pool, grown where they are too small."""
+    def _walks(self, ef: int) -> Any:
+        """This thread's room for walks, grown where it is too small."""
+        from ..kernels import pool, walk
+
+        words = -(-len(self._arrays["ids"]) // 64)
+        depth = pool.EIGHT + -(-ef // 8) * 8
+        room = walk.MOST_SEEN + -(-(2 * self._arrays["links"].shape[1] + 8) // 16) * 16
+        held = getattr(_local, "walks", None)
+        if held is None or held.marks.shape[1] < words or held.pool.shape[1] < depth or held.seen.shape[1] < room:
+            held = walk.Walks(
+                aligned((WALKS, max(words, 64)), np.uint64), aligned((WALKS, max(depth, 512)), np.int64),
+                aligned((WALKS, room), np.int32), aligned((WALKS, walk.FIELDS), np.int64),
+            )  # fmt: skip
+            held.pool[:, : pool.EIGHT] = pool.LEAST
+            _local.walks = held
+        return held
+
+    def _scratch(self, most: int) -> Any:
+        """This thread's marks and keys, grown where they are too small."""
         from ..kernels import graph
 
-        rows, links = len(self._arrays["ids"]), self._arrays["links"].shape[1]
-        held = getattr(_local, "scratch", None)
-        if held is None or len(held.visited) < rows or len(held.pool) < ef + 1 or len(held.fresh) < links + 1:
-            held = graph.Scratch(
-                np.zeros(max(rows, 1024), np.uint16), np.zeros(1, np.int64),
-                np.empty(max(ef + 1, 512), np.int64), np.empty(max(links + 1, 64), np.int32),
-            )  # fmt: skip
+        rows, held = len(self._arrays["ids"]), getattr(_local, "scratch", None)
+        if held is None or len(held.visited) < rows or len(held.pool) < most + 1:
+            held = graph.Scratch(np.zeros(rows, np.uint16), np.zeros(1, np.int64), np.empty(most + 1, np.int64))
             _local.scratch = held
         return held
 

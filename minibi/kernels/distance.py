@@ -62,8 +62,8 @@ _half_l2_4 = _four(_square, simd.load_halves, 2)
 
 
 class Rows(NamedTuple):
-    """Vectors as bytes [N, stride], and how to read them: what a row's codes are multiplied with, its factor and squared
-    norm, is `apart` bytes further for each row, beginning at the address `tails`."""
+    """Vectors as bytes [N, stride], and how to read them. The factor of a row's codes and its squared norm stand at the
+    address `tails`, `apart` bytes further for each row."""
 
     table: NDArray[np.uint8]
     tails: int
@@ -141,8 +141,10 @@ def distances_to(kind, metric, base, stride, tails, apart, width, which, count, 
     Meanwhile memory is asked for the rows of another such list, the `many` at `ahead`."""
     last = count - 1
     for first in range(0, count, 4):
-        i, j = np.int64(int32_at(which + 4 * first)), np.int64(int32_at(which + 4 * min(first + 1, last)))
-        k, m = np.int64(int32_at(which + 4 * min(first + 2, last))), np.int64(int32_at(which + 4 * min(first + 3, last)))
+        i = np.int64(int32_at(which + 4 * first))
+        j = np.int64(int32_at(which + 4 * min(first + 1, last)))
+        k = np.int64(int32_at(which + 4 * min(first + 2, last)))
+        m = np.int64(int32_at(which + 4 * min(first + 3, last)))
         found = _distance4(kind, metric, base, stride, tails, apart, i, j, k, m, query, width)
         at = out + 4 * first
         set_float(at, found[0])
@@ -196,6 +198,20 @@ def as_query(rows, row, scratch):
         norm = np.float32(0) if rows.metric == DOT else float_at(tail + 4)
         row_as_query(table[row], kind, width, float_at(tail), norm, scratch)
     return scratch.ctypes.data
+
+
+@kernel
+def same_rows(rows, a, b):
+    """Whether two rows are the same bytes, factors too."""
+    table, tails, apart = rows.table, rows.tails, rows.apart
+    for i in range(table.shape[1]):
+        if table[a, i] != table[b, i]:
+            return False
+    if rows.kind > FLOAT16:
+        for at in range(0, 8 if rows.metric == SQUARED_L2 else 4, 4):
+            if int32_at(tails + apart * a + at) != int32_at(tails + apart * b + at):
+                return False
+    return True
 
 
 @intrinsic

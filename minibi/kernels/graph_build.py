@@ -12,18 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 from .cache import inline, kernel
-from .distance import as_query, distances_of
-from .graph import descend, insert_key, key_of, new_stamp, row_of, search_layer, slot_of, with_root
+from .distance import as_query, same_rows, some_distances
+from .graph import insert_key, new_stamp, slot_of
+from .pool import key_at, key_of, row_of, set_key
+from .walk import LEVEL, REST, SIZE, STAGE, TASK, advance, begin, enter_layer, field_of, get, pool_of, put, state_of
 
 NO_PARENTS = np.empty(0, np.int32)  # of layers above the lowest: no link is kept for a child's sake
-
-
-@kernel
-def _same(table, a, b):
-    for i in range(table.shape[1]):  # noqa: SIM110 - Numba knows no generators
-        if table[a, i] != table[b, i]:
-            return False
-    return True
 
 
 @kernel
@@ -31,10 +25,10 @@ def _fits(rows, row, limit, chosen, size, query):
     """Algorithm 4's test: no row chosen before is nearer to this one than the base is, and none is its duplicate."""
     for first in range(0, size, 4):
         block = min(4, size - first)
-        found = distances_of(rows.table, rows.kind, rows.metric, rows.width, chosen, first, block, query)
+        found = some_distances(rows, chosen, first, block, query)
         for j in range(block):
             between = key_of(found[j], 0) >> 32
-            if between < limit or (between == limit and _same(rows.table, row, chosen[first + j])):
+            if between < limit or (between == limit and same_rows(rows, row, chosen[first + j])):
                 return False
     return True
 
@@ -63,7 +57,7 @@ def select_neighbours(rows, candidates, count, m, base, parent, chosen, scratch_
         elif size + owed >= m:
             continue
         else:
-            query = as_query(rows.table, rows.kind, rows.width, row, scratch_query)
+            query = as_query(rows, row, scratch_query)
             if not _fits(rows, row, candidates[i] >> 32, chosen, size, query):
                 continue
         chosen[size] = row
@@ -74,40 +68,58 @@ def select_neighbours(rows, candidates, count, m, base, parent, chosen, scratch_
 
 
 @kernel
-def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, scratch, scratch_query):
+def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, walks, queries):
     """Algorithm 1 up to the links of the new rows first .. last-1 themselves, in the graph of the first `count` rows.
 
-    live [count]: rows that may be linked to.
+    live [count]: rows that may be linked to. queries uint8 [S, size]: room for rows in the form of queries.
     """
     chosen = np.empty(m + 1, np.int32)
-    query_bytes = np.empty(scratch_query.size, np.uint8)
-    pool = scratch.pool
-    for row in range(first, last):
-        level, top = np.int64(graph.levels[row]), np.int64(graph.levels[entry])
-        query = as_query(rows.table, rows.kind, rows.width, row, query_bytes)
-        descend(rows, graph, count, query, entry, level, scratch)
-        size = 1
-        for layer in range(min(level, top), -1, -1):
-            table = graph.links if layer == 0 else graph.upper
-            if layer == 0:
-                size = with_root(rows, query, root, ef, size, scratch)
-            size = search_layer(rows, table, graph.offsets, layer, count, query, ef, size, scratch)
-            picked = 0
-            for j in range(size):
-                pool[j] &= ~np.int64(1)
-                candidate = row_of(pool[j])
-                if live[candidate] and picked < m:
-                    other = as_query(rows.table, rows.kind, rows.width, candidate, scratch_query)
-                    if _fits(rows, candidate, pool[j] >> 32, chosen, picked, other):
-                        chosen[picked] = candidate
-                        picked += 1
-            mine = table[slot_of(row, layer, graph.offsets)]
-            mine[:picked] = chosen[:picked]
-            mine[picked:] = -1
+    scratch_query = np.empty(queries.shape[1], np.uint8)
+    slots = min(walks.state.shape[0], last - first)
+    field = field_of(rows, graph, walks, slots, count, ef)
+    row, finished = first, first
+    for slot in range(slots):
+        _seek(field, rows, graph, entry, root, row, queries, slot)
+        row += 1
+    slot = 0
+    while finished < last:
+        slot = advance(field, slot)
+        state, pool = state_of(field, slot), pool_of(field, slot)
+        layer, mine = get(state, LEVEL), get(state, TASK)
+        picked = 0
+        for j in range(get(state, SIZE)):
+            key = key_at(pool, j) & ~np.int64(1)
+            set_key(pool, j, key)
+            candidate = row_of(key)
+            if live[candidate] and picked < m:
+                other = as_query(rows, candidate, scratch_query)
+                if _fits(rows, candidate, key >> 32, chosen, picked, other):
+                    chosen[picked] = candidate
+                    picked += 1
+        links = (graph.links if layer == 0 else graph.upper)[slot_of(mine, layer, graph.offsets)]
+        links[:picked] = chosen[:picked]
+        links[picked:] = -1
+        if layer > 0:
+            put(state, LEVEL, layer - 1)
+            enter_layer(field, slot)
+        else:
+            finished += 1
+            put(state, STAGE, REST)
+            if row < last:
+                _seek(field, rows, graph, entry, root, row, queries, slot)
+                row += 1
+
+
+@inline
+def _seek(field, rows, graph, entry, root, row, queries, slot):
+    """A walk in search of a new row's neighbours."""
+    query = as_query(rows, row, queries[slot])
+    begin(field, entry, graph.levels[entry], root, query, graph.levels[row], slot)
+    put(state_of(field, slot), TASK, row)
 
 
 @kernel
-def adopt(table, links, first, last, limit, parent, children, youngest):
+def adopt(rows, links, first, last, limit, parent, children, youngest):
     """Gives each new row a parent: the nearest of its neighbours with fewer than `limit` children.
 
     Exact duplicates hang on one another: where the one that was found has no room, its youngest child takes the next,
@@ -120,7 +132,7 @@ def adopt(table, links, first, last, limit, parent, children, youngest):
             host = links[row, j]
             if host < 0:
                 break
-            while children[host] >= limit and _same(table, youngest[host], row):
+            while children[host] >= limit and same_rows(rows, youngest[host], row):
                 host = youngest[host]
             if children[host] < limit:
                 parent[row] = host
@@ -164,11 +176,11 @@ def link_back(rows, table, slots, targets, sources, starts, first, last, parent,
             for j in range(held, count):
                 mine[j] = all_of[j]
             continue
-        query = as_query(rows.table, rows.kind, rows.width, node, query_bytes)
+        query = as_query(rows, node, query_bytes)
         size = 0
         for at in range(0, count, 4):
             block = min(4, count - at)
-            found = distances_of(rows.table, rows.kind, rows.metric, rows.width, all_of, at, block, query)
+            found = some_distances(rows, all_of, at, block, query)
             for j in range(block):
                 _, size = insert_key(keys, size, count, key_of(found[j], all_of[at + j]))
         size = select_neighbours(rows, keys, size, capacity, node, parent, chosen, scratch_query)
@@ -212,11 +224,11 @@ def bypass(rows, table, offsets, level, owners, first, last, live, scratch, fres
                     elif tail < most:
                         todo[tail] = row
                         tail += 1
-        query = as_query(rows.table, rows.kind, rows.width, node, query_bytes)
+        query = as_query(rows, node, query_bytes)
         size = 0
         for at in range(0, count, 4):
             block = min(4, count - at)
-            found = distances_of(rows.table, rows.kind, rows.metric, rows.width, found_rows, at, block, query)
+            found = some_distances(rows, found_rows, at, block, query)
             for j in range(block):
                 _, size = insert_key(scratch.pool, size, most, key_of(found[j], found_rows[at + j]))
         size = select_neighbours(rows, scratch.pool, size, capacity, node, no_parents, chosen, scratch_query)

@@ -1,4 +1,4 @@
-"""Candidates as whole numbers: one int64 sorts as (distance, row), and a sorted pool of them is kept in vectors of eight.
+"""Candidates as whole numbers: one int64 sorts as (distance, row); a sorted pool of them is kept in vectors of eight.
 
 A key holds the float's bits made monotone in the upper half, the row and an "expanded" bit in the lower. A pool is the
 address of its first key; before it lie eight of the least, its unused places hold the greatest. So nothing has to be
@@ -69,9 +69,9 @@ def insert(pool, limit, key):
 
 
 @inline
-def clear(pool, first, depth):
-    """Nothing in the pool from place `first` on."""
-    for j in range(first, depth):
+def clear(pool, first, limit):
+    """Nothing in a pool of `limit` keys from place `first` on."""
+    for j in range(first, (limit + 7) >> 3 << 3):
         set_int64(pool + 8 * j, GREATEST)
 
 

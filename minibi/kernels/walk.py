@@ -34,22 +34,13 @@ FIELDS = 16
 MOST_SEEN = 4096  # rows that are remembered; who marked more wipes all marks
 
 
-class Graph(NamedTuple):
-    """Links of layer 0 [N, 2M], of the upper layers [U, M], where a row's upper layers begin [N], its top layer [N]."""
-
-    links: NDArray[np.int32]
-    upper: NDArray[np.int32]
-    offsets: NDArray[np.int32]
-    levels: NDArray[np.int8]
-
-
 class Walks(NamedTuple):
     """For each of S slots: a bit for every row that was seen, a sorted pool of keys, the rows seen, numbers."""
 
-    marks: NDArray[np.uint64]  # [S, N / 64], all zero
-    pool: NDArray[np.int64]  # [S, 8 + ef, rounded up to eights]
-    seen: NDArray[np.int32]  # [S, MOST_SEEN + 2M]
-    state: NDArray[np.int64]  # [S, FIELDS]
+    marks: NDArray[np.uint64]  # [S, N / 64], zero at first
+    pool: NDArray[np.int64]  # [S, 8 + ef in eights], the first eight of each `pool.LEAST`
+    seen: NDArray[np.int32]  # [S, MOST_SEEN + 4M + 8]; distances are at the end
+    state: NDArray[np.int64]  # [S, FIELDS], zero at first
 
 
 class Field(NamedTuple):
@@ -79,12 +70,12 @@ class Field(NamedTuple):
 
 
 @inline
-def field_of(rows, graph, walks, count, ef):
+def field_of(rows, graph, walks, slots, count, ef):
     return Field(
         rows.table.ctypes.data, rows.table.shape[1], rows.tails, rows.apart, rows.kind, rows.metric, rows.width,
         graph.links.ctypes.data, graph.links.shape[1], graph.upper.ctypes.data, graph.offsets.ctypes.data, count, ef,
         walks.marks.ctypes.data, walks.marks.shape[1], walks.pool.ctypes.data, walks.pool.shape[1],
-        walks.seen.ctypes.data, walks.seen.shape[1], walks.state.ctypes.data, walks.state.shape[0],
+        walks.seen.ctypes.data, walks.seen.shape[1], walks.state.ctypes.data, slots,
     )  # fmt: skip
 
 
@@ -180,7 +171,7 @@ def enter_layer(field, slot):
     marks, seen = field.marks + 8 * field.words * slot, seen_of(field, slot)
     size, root = get(state, SIZE), get(state, ROOT)
     limit = field.ef if get(state, LEVEL) <= get(state, BOTTOM) else 1
-    clear(pool, size, field.depth - EIGHT)
+    clear(pool, size, limit)
     if get(state, LEVEL) == 0:  # from the root, and maybe from no other row, every row can be reached
         known = False
         for j in range(size):
@@ -314,16 +305,16 @@ def search(rows, graph, entry, root, queries, ef, exact, exact_queries, mask, id
     distance, then id, row -1 where fewer were reached.
     """
     total = queries.shape[0]
-    field = field_of(rows, graph, walks, mask.size, ef)
-    precise = field_of(exact, graph, walks, mask.size, ef)
+    slots = min(walks.state.shape[0], total)
+    field = field_of(rows, graph, walks, slots, mask.size, ef)
+    precise = field_of(exact, graph, walks, slots, mask.size, ef)
     top = graph.levels[entry]
+    same = rows.kind == exact.kind
     begun = finished = 0
-    for slot in range(field.slots):
-        put(state_of(field, slot), STAGE, REST)
-        if begun < total:
-            begin(field, entry, top, root, queries.ctypes.data + queries.shape[1] * begun, 0, slot)
-            put(state_of(field, slot), TASK, begun)
-            begun += 1
+    for slot in range(slots):
+        begin(field, entry, top, root, queries.ctypes.data + queries.shape[1] * begun, 0, slot)
+        put(state_of(field, slot), TASK, begun)
+        begun += 1
     slot = 0
     while finished < total:
         slot = advance(field, slot)
@@ -340,8 +331,9 @@ def search(rows, graph, entry, root, queries, ef, exact, exact_queries, mask, id
             put(state, CURRENT, 0)
             put(state, HELD, 0)
         else:
-            _compare(precise, state, slot, exact_queries.ctypes.data + exact_queries.shape[1] * q, q, ids, out[0], out[1])
-        if not _choose(field, precise, state, pool, slot, q, out[0]):
+            query = exact_queries.ctypes.data + exact_queries.shape[1] * q
+            _compare(precise, state, slot, query, q, ids, out[0], out[1])
+        if not _choose(field, precise, same, state, pool, slot, q, out[0]):
             for j in range(get(state, HELD), out[0].shape[1]):
                 out[1][q, j] = -1
             finished += 1
@@ -353,7 +345,7 @@ def search(rows, graph, entry, root, queries, ef, exact, exact_queries, mask, id
 
 
 @inline
-def _choose(field, precise, state, pool, slot, q, best):
+def _choose(field, precise, same, state, pool, slot, q, best):
     """Asks for the next four of the list that may be among the nearest; whether there is one.
 
     Codes are off by up to half a step in each coordinate, by chance: the standard error of a product is the step times
@@ -361,15 +353,18 @@ def _choose(field, precise, state, pool, slot, q, best):
     """
     which, k = seen_of(field, slot) + 4 * MOST_SEEN, best.shape[1]
     at, kept, many = get(state, CURRENT), get(state, SIZE), 0
-    slack = np.float32(np.inf)
-    if field.kind > FLOAT16 and precise.kind != field.kind:
+    slack, coded = np.float32(0), field.kind > FLOAT16 and not same
+    if coded:
         length = np.sqrt(float_at(get(state, QUERY) + field.width + 8))
         slack = length * np.float32((2 if field.kind == INT4 else 1) * (1 + field.metric))
     full, worst = get(state, HELD) == k, best[q, k - 1]
     while at < kept and many < 4:
         key = key_at(pool, at)
         row = row_of(key)
-        if not full or from_ordered(key >> 32) - slack * float_at(field.tails + field.apart * row) <= worst:
+        lower = from_ordered(key >> 32)
+        if coded:
+            lower -= slack * float_at(field.tails + field.apart * row)
+        if not full or lower <= worst or (not coded and not same):
             set_int32(which + 4 * many, np.int32(row))
             fetch(precise.base + precise.stride * row, precise.stride)
             many += 1
