@@ -12,11 +12,12 @@ from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import whole
+from ..environment import plain_kernels
 from ..errors import InputError
-from ..shapes import Floats, Ints
+from ..shapes import Floats, Ints, as_vectors, unit_rows
 from ..threads import parallel_map
 from .codes import CODES, Codes, codec_for
 from .contract import Index, View
@@ -62,6 +63,7 @@ class HNSWIndex(Index):
         self.seed = whole("seed", seed)
         self.ef = 64
         self._walked = "vectors" if self.codes == store else "codes"  # the array that the graph is walked on
+        self._last_engine: tuple[tuple[View, bool], Engine] | None = None
         super().__init__(dim, metric, store=store, fingerprint=fingerprint)
         self._walk_codec = codec_for(self.codes, self.dim)
         self._stale: list[int] = []  # removed rows that other rows still link to
@@ -91,7 +93,17 @@ class HNSWIndex(Index):
         return super()._empty(capacity) | upper
 
     def _engine(self, view: View) -> Engine:
-        return engine_for(self._walk_codec, view.arrays, self._walked, self.metric)
+        """What works on a view; the last one is kept, for the next search."""
+        key, held = (view, plain_kernels()), self._last_engine
+        if held is None or held[0][0] is not view or held[0][1] != key[1]:
+            held = self._last_engine = key, engine_for(self._walk_codec, view.arrays, self._walked, self.metric)
+        return held[1]
+
+    def _prepare(self, x: ArrayLike, name: str) -> Floats:
+        """As in every index, but kernels make queries of length one."""
+        if name == "queries" and self.metric == "cosine":
+            return as_vectors(x, self.dim, name=name)
+        return super()._prepare(x, name)
 
     # ------------------------------------------------------------------ adding
 
@@ -185,16 +197,12 @@ class HNSWIndex(Index):
             return self._scan(view, queries, k, mask)
         wide = min(-(-ef * view.count // live), view.count)
         engine = self._engine(view)
-        walked = self._walk_codec.encode_queries(queries)
-        exact = walked if self._walked == "vectors" else self._codec.encode_queries(queries)
         stored = view.arrays["vectors"].view(np.uint8)
         entry, root = view.facts["entry"], view.facts["root"]
 
         def job(first: int) -> tuple[Floats, Ints]:
             some = slice(first, first + QUERIES_PER_JOB)
-            return engine.search(
-                entry, root, walked[some], wide, self._codec, stored, exact[some], mask, view["ids"], k
-            )
+            return engine.search(entry, root, queries[some], wide, self._codec, stored, mask, view["ids"], k)
 
         parts = (
             [job(0)]
@@ -209,6 +217,7 @@ class HNSWIndex(Index):
 
     def _scan(self, view: View, queries: Floats, k: int, mask: NDArray[np.bool_]) -> tuple[Floats, Ints]:
         which = np.flatnonzero(mask)
+        queries = unit_rows(queries) if self.metric == "cosine" else queries
         return scan(self._codec, self._bytes(view), view["ids"], queries, k, self.metric, which)
 
     # ------------------------------------------------------------------ removing
@@ -229,7 +238,7 @@ class HNSWIndex(Index):
         self._stale = []
 
     def _host_query(self, row: int) -> Any:
-        return self._walk_codec.encode_queries(self._codec.decode(self._stored(row, row + 1)))
+        return self._codec.decode(self._stored(row, row + 1))
 
     def _renumber(self) -> None:
         self._relink()

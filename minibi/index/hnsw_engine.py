@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..environment import plain_kernels
 from ..hashing import mixed
 from ..shapes import Floats, Ints, aligned
-from .codes import Codes, Floating
+from .codes import Codes, Floating, signs
 
 MAX_LEVEL = 30
 WALKS = 6  # queries that one thread walks for in turns
@@ -29,6 +29,30 @@ def engine_for(codec: Floating | Codes, arrays: dict[str, Any], walked: str, met
     return Engine(codec, arrays, walked, metric)
 
 
+class Room:
+    """What one thread needs to walk: `walks`, their addresses, and its queries in the forms they are compared in."""
+
+    def __init__(self, rows: int, ef: int, links: int, dim: int):
+        from ..kernels import pool, walk
+
+        self._rows, self._ef, self._links = max(rows, 4096), max(ef, 504), links
+        seen = walk.MOST_SEEN + -(-(2 * links + 8) // 16) * 16
+        self.walks = walk.Walks(
+            aligned((WALKS, -(-self._rows // 64)), np.uint64),
+            aligned((WALKS, pool.EIGHT + -(-self._ef // 8) * 8), np.int64),
+            aligned((WALKS, seen), np.int32),
+            aligned((WALKS, walk.FIELDS), np.int64),
+        )  # fmt: skip
+        self.walks.pool[:, : pool.EIGHT] = pool.LEAST
+        self.places = walk.places_of(self.walks)
+        width = -(-dim // 128) * 128
+        self.floats, self.turned = aligned((WALKS, width)), aligned((width,))
+        self.coded = aligned((WALKS, width + 64), np.uint8)
+
+    def fits(self, rows: int, ef: int, links: int) -> bool:
+        return rows <= self._rows and ef <= self._ef and links <= self._links
+
+
 class Engine:
     """Search and insertion by kernels."""
 
@@ -36,29 +60,38 @@ class Engine:
         from ..kernels import distance, graph
 
         self._metric = int(metric == "l2")  # kernels.distance.DOT or SQUARED_L2
-        self._codec, self._arrays = codec, arrays
+        self._codec, self._arrays, self._unit = codec, arrays, metric == "cosine"
+        self._asked: Any = None
         table, tails = arrays[walked].view(np.uint8), arrays.get("tails") if walked == "codes" else None
         self._rows = distance.rows_of(table, codec.kind, self._metric, codec.width, tails)
         self._graph = graph.Graph(arrays["links"], arrays["upper"], arrays["offsets"], arrays["levels"])
 
     def search(
-        self, entry: int, root: int, walked: Any, ef: int, exact: Floating | Codes, stored: Any, queries: Any,
+        self, entry: int, root: int, x: Floats, ef: int, exact: Floating | Codes, stored: Any,
         mask: NDArray[np.bool_], ids: Ints, k: int,
     ) -> tuple[Floats, Ints]:  # fmt: skip
         from ..kernels import distance, walk
 
-        out = np.empty((len(walked), k), np.float32), np.empty((len(walked), k), np.int64)
-        rows = distance.rows_of(stored, exact.kind, self._metric, exact.width)
-        walks = self._walks(ef)
-        walk.search(self._rows, self._graph, entry, root, walked, ef, rows, queries, mask, ids, walks, out)
-        return out
+        distances, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+        asked, key = self._asked, (entry, root, exact.kind)
+        if asked is None or asked[0] != key:
+            same = exact.kind == self._codec.kind
+            rows = self._rows if same else distance.rows_of(stored, exact.kind, self._metric, exact.width)
+            asked = self._asked = key, walk.numbers_of(self._rows, rows, self._graph, entry, root)
+        room = self._walks(ef)
+        coded = room.coded if max(exact.kind, self._codec.kind) > distance.FLOAT16 else room.coded[:, :0]
+        walk.search(
+            asked[1], room.places, x, self._unit, signs(room.turned.size), room.floats, room.turned, coded,
+            ef, mask, ids, distances, found,
+        )  # fmt: skip
+        return distances, found
 
     def find_neighbours(
         self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
     ) -> None:
         from ..kernels import graph_build
 
-        walks = self._walks(ef)
+        walks = self._walks(ef).walks
         queries = aligned((len(walks.state), -(-self._codec.query_size // 64) * 64), np.uint8)
         graph_build.find_neighbours(
             self._rows, self._graph, entry, root, count, first, last, m, ef, live, walks, queries
@@ -91,10 +124,10 @@ class Engine:
             self._rows, table, a["offsets"], layer, owners, first, last, live, scratch, fresh, self._query()
         )
 
-    def nearest(self, entry: int, root: int, query: Any, ef: int, count: int) -> Ints:
-        """The ef nearest rows that can be reached, by what the graph is walked on."""
+    def nearest(self, entry: int, root: int, x: Floats, ef: int, count: int) -> Ints:
+        """The ef nearest rows that can be reached from x [1, dim], by what the graph is walked on."""
         everything, ids = np.ones(count, bool), np.arange(count)
-        return self.search(entry, root, query, ef, self._codec, self._rows.table, query, everything, ids, ef)[1][0]
+        return self.search(entry, root, x, ef, self._codec, None, everything, ids, ef)[1][0]
 
     def spanning_tree(self, count: int, start: int, parents: Any) -> int:
         from ..kernels import graph
@@ -106,19 +139,11 @@ class Engine:
 
     def _walks(self, ef: int) -> Any:
         """This thread's room for walks, grown where it is too small."""
-        from ..kernels import pool, walk
-
-        words = -(-len(self._arrays["ids"]) // 64)
-        depth = pool.EIGHT + -(-ef // 8) * 8
-        room = walk.MOST_SEEN + -(-(2 * self._arrays["links"].shape[1] + 8) // 16) * 16
-        held = getattr(_local, "walks", None)
-        if held is None or held.marks.shape[1] < words or held.pool.shape[1] < depth or held.seen.shape[1] < room:
-            held = walk.Walks(
-                aligned((WALKS, max(words, 64)), np.uint64), aligned((WALKS, max(depth, 512)), np.int64),
-                aligned((WALKS, room), np.int32), aligned((WALKS, walk.FIELDS), np.int64),
-            )  # fmt: skip
-            held.pool[:, : pool.EIGHT] = pool.LEAST
-            _local.walks = held
+        rooms = _local.__dict__.setdefault("rooms", {})  # by dimensions
+        held, dim = rooms.get(self._codec.dim), self._codec.dim
+        rows, links = len(self._arrays["ids"]), self._arrays["links"].shape[1]
+        if held is None or not held.fits(rows, ef, links):
+            held = rooms[dim] = Room(rows, ef, links, dim)
         return held
 
     def _scratch(self, most: int) -> Any:

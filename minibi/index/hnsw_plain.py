@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..shapes import Floats, Ints
+from ..shapes import Floats, Ints, unit_rows
 from .codes import Codes, Floating
 
 Candidate = tuple[float, int]
@@ -102,12 +102,13 @@ class PlainEngine:
         return [*nearest, (distances([root])[0], root)]
 
     def search(
-        self, entry: int, root: int, walked: Any, ef: int, exact: Floating | Codes, stored: Any, queries: Any,
+        self, entry: int, root: int, x: Floats, ef: int, exact: Floating | Codes, stored: Any,
         mask: NDArray[np.bool_], ids: Ints, k: int,
     ) -> tuple[Floats, Ints]:  # fmt: skip
         """Algorithm 5 for each query; those that may be among the nearest are ordered by the vectors as stored."""
-        out = np.full((len(walked), k), np.inf, np.float32), np.full((len(walked), k), -1, np.int64)
-        for q, (query, precise) in enumerate(zip(walked, queries, strict=True)):
+        out = np.full((len(x), k), np.inf, np.float32), np.full((len(x), k), -1, np.int64)
+        x = unit_rows(x) if self._metric == "cosine" else x
+        for q, (query, precise) in enumerate(zip(*(c.encode_queries(x) for c in (self._codec, exact)), strict=True)):
             distances = self._distances(query)
             nearest = self._with_root(distances, root, self._descend(distances, len(mask), entry, 0))
             found = search_layer(distances, self._layer(0, len(mask)), ef, nearest)
@@ -115,7 +116,8 @@ class PlainEngine:
             best: list[tuple[float, int, int]] = []
             while found:
                 four, found = self._may_be_near(found, query, exact, best[k - 1][0] if len(best) >= k else np.inf)
-                d = exact.distances_plain(stored[four], precise, self._metric)
+                rows = self._rows(four) if exact.name == self._codec.name else stored[four]
+                d = exact.distances_plain(rows, precise, self._metric) if four else []
                 best = sorted([*best, *zip(d, ids[four].tolist(), four, strict=True)])[:k]
             for j, (d, _, row) in enumerate(best):
                 out[0][q, j], out[1][q, j] = d, row
@@ -134,9 +136,9 @@ class PlainEngine:
                 four.append(row)
         return four, found
 
-    def nearest(self, entry: int, root: int, query: Any, ef: int, count: int) -> Ints:
+    def nearest(self, entry: int, root: int, x: Floats, ef: int, count: int) -> Ints:
         everything, ids = np.ones(count, bool), np.arange(count)
-        return self.search(entry, root, query, ef, self._codec, self._table, query, everything, ids, ef)[1][0]
+        return self.search(entry, root, x, ef, self._codec, None, everything, ids, ef)[1][0]
 
     # building --------------------------------------------------------------
 

@@ -74,10 +74,14 @@ def rotate(x, signs):
 
 @inline
 def _squares(y):
-    total = 0.0
-    for j in range(y.size):
-        total += np.float64(y[j]) * np.float64(y[j])
-    return total
+    """The sum of squares of whole fours, as four sums."""
+    a = b = c = d = 0.0
+    for j in range(0, y.size, 4):
+        a += np.float64(y[j]) * np.float64(y[j])
+        b += np.float64(y[j + 1]) * np.float64(y[j + 1])
+        c += np.float64(y[j + 2]) * np.float64(y[j + 2])
+        d += np.float64(y[j + 3]) * np.float64(y[j + 3])
+    return (a + b) + (c + d)
 
 
 @kernel
@@ -117,23 +121,50 @@ def encode(x, kind, out):
 @kernel
 def encode_queries(x, out):
     """Rotated vectors x [n, W] -> queries out uint8 [n, W + 16]."""
-    n, width = x.shape
-    for i in range(n):
-        y, codes = x[i], out[i, :width].view(np.int8)
-        top = np.float32(0)
-        for j in range(width):
-            top = max(top, abs(y[j]))
-        inverse = np.float32(127) / max(top, np.float32(1e-30))
-        total = np.int32(0)
-        for j in range(width):
-            c = np.int8(np.rint(y[j] * inverse))
-            codes[j] = c
-            total += np.int32(c)
-        floats = out[i, width : width + 16].view(np.float32)
-        floats[0] = top / np.float32(127)
-        floats[2] = np.float32(_squares(y))
-        floats[3] = np.float32(0)
-        out[i, width + 4 : width + 8].view(np.int32)[0] = total
+    for i in range(x.shape[0]):
+        _encode_query(x[i], out[i])
+
+
+@inline
+def _encode_query(y, out):
+    width = y.size
+    codes = out[:width].view(np.int8)
+    a = b = c = d = np.float32(0)
+    for j in range(0, width, 4):
+        a, b = max(a, abs(y[j])), max(b, abs(y[j + 1]))
+        c, d = max(c, abs(y[j + 2])), max(d, abs(y[j + 3]))
+    top = max(max(a, b), max(c, d))
+    inverse = np.float32(127) / max(top, np.float32(1e-30))
+    total = np.int32(0)
+    for j in range(width):
+        code = np.int8(np.rint(y[j] * inverse))
+        codes[j] = code
+        total += np.int32(code)
+    floats = out[width : width + 16].view(np.float32)
+    floats[0] = top / np.float32(127)
+    floats[2] = np.float32(_squares(y))
+    floats[3] = np.float32(0)
+    out[width + 4 : width + 8].view(np.int32)[0] = total
+
+
+@kernel
+def ready_query(x, unit, signs, floats, turned, coded):
+    """A vector x [dim] as a query in both forms: floats [dim, padded with what they hold], of length one if `unit`,
+    and rotated and coded, uint8 [W + 16], unless that is empty. turned [W]: room."""
+    size = x.size
+    total = 0.0
+    for j in range(size):
+        total += np.float64(x[j]) * np.float64(x[j])
+    norm = np.sqrt(total) if unit and total > 0 else 1.0
+    for j in range(size):
+        floats[j] = np.float32(np.float64(x[j]) / norm)
+    if coded.size:
+        for j in range(size):
+            turned[j] = floats[j]
+        for j in range(size, turned.size):
+            turned[j] = np.float32(0)
+        rotate_row(turned.ctypes.data, turned.size, signs.ctypes.data)
+        _encode_query(turned, coded)
 
 
 @inline

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cache import inline, kernel
-from .codes import INT4
-from .distance import FLOAT16, distances_to
+from .codes import INT4, ready_query
+from .distance import FLOAT16, Rows, distances_to
+from .graph import Graph
 from .keys import fetch, from_ordered
 from .memory import float_at, int32_at, int64_at, set_int32, set_int64, set_uint64, uint64_at
 from .pool import EIGHT, clear, insert, key_at, key_of, row_of, set_key
@@ -77,6 +78,23 @@ def field_of(rows, graph, walks, slots, count, ef):
         walks.marks.ctypes.data, walks.marks.shape[1], walks.pool.ctypes.data, walks.pool.shape[1],
         walks.seen.ctypes.data, walks.seen.shape[1], walks.state.ctypes.data, slots,
     )  # fmt: skip
+
+
+def numbers_of(rows: Rows, exact: Rows, graph: Graph, entry: int, root: int) -> NDArray[np.int64]:
+    """What `search` has to know of the rows it walks on, of those as stored, and of the graph: one small array, since
+    each argument of a kernel has its price. The arrays must outlive it."""
+
+    def of(r: Rows) -> list[int]:
+        return [r.table.ctypes.data, r.table.shape[1], r.tails, r.apart, r.kind, r.metric, r.width]
+
+    links = [graph.links.ctypes.data, graph.links.shape[1], graph.upper.ctypes.data, graph.offsets.ctypes.data]
+    return np.array([*of(rows), *links, *of(exact), entry, graph.levels[entry], root], np.int64)
+
+
+def places_of(walks: Walks) -> NDArray[np.int64]:
+    """The same of room for walks."""
+    tables = [(a.ctypes.data, a.shape[1]) for a in walks]
+    return np.array(tables, np.int64).reshape(-1)
 
 
 @inline
@@ -297,23 +315,27 @@ def advance(field, slot):
 
 
 @kernel
-def search(rows, graph, entry, root, queries, ef, exact, exact_queries, mask, ids, walks, out):
-    """Algorithm 5 for queries uint8 [Q, size]: the nearest found among rows with mask[row].
+def search(numbers, places, x, unit, signs, floats, turned, coded, ef, mask, ids, out_distances, out_rows):
+    """Algorithm 5 for vectors x [Q, dim]: the nearest found among rows with mask[row].
 
-    mask [N] says how many rows there are. exact: the rows by which those of the ef found that may be among the nearest
-    are ordered in the end, with exact_queries, or the same as `rows`. out: (distances, rows) [Q, k], ordered by
+    numbers, places: see `numbers_of` and `places_of`. unit, signs: see `codes.ready_query`; floats [S, F], turned [W]
+    and coded [S, W + 16] are room for what it makes. mask [N] says how many rows there are. Of the ef found, those that
+    may be among the nearest are ordered in the end by the vectors as stored. out_distances, out_rows [Q, k], ordered by
     distance, then id, row -1 where fewer were reached.
     """
-    total = queries.shape[0]
-    slots = min(walks.state.shape[0], total)
-    field = field_of(rows, graph, walks, slots, mask.size, ef)
-    precise = field_of(exact, graph, walks, slots, mask.size, ef)
-    top = graph.levels[entry]
-    same = rows.kind == exact.kind
+    n, p = numbers, places
+    total, slots, count = x.shape[0], min(floats.shape[0], x.shape[0]), mask.size
+    field = Field(
+        n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], count, ef,
+        p[0], p[1], p[2], p[3], p[4], p[5], p[6], slots,
+    )  # fmt: skip
+    precise = Field(
+        n[11], n[12], n[13], n[14], n[15], n[16], n[17], n[7], n[8], n[9], n[10], count, ef,
+        p[0], p[1], p[2], p[3], p[4], p[5], p[6], slots,
+    )  # fmt: skip
     begun = finished = 0
     for slot in range(slots):
-        begin(field, entry, top, root, queries.ctypes.data + queries.shape[1] * begun, 0, slot)
-        put(state_of(field, slot), TASK, begun)
+        _start(field, n, x, begun, unit, signs, floats, turned, coded, slot)
         begun += 1
     slot = 0
     while finished < total:
@@ -331,17 +353,30 @@ def search(rows, graph, entry, root, queries, ef, exact, exact_queries, mask, id
             put(state, CURRENT, 0)
             put(state, HELD, 0)
         else:
-            query = exact_queries.ctypes.data + exact_queries.shape[1] * q
-            _compare(precise, state, slot, query, q, ids, out[0], out[1])
-        if not _choose(field, precise, same, state, pool, slot, q, out[0]):
-            for j in range(get(state, HELD), out[0].shape[1]):
-                out[1][q, j] = -1
+            _compare(precise, state, slot, _form(precise, floats, coded, slot), q, ids, out_distances, out_rows)
+        if not _choose(field, precise, field.base == precise.base, state, pool, slot, q, out_distances):
+            for j in range(get(state, HELD), out_rows.shape[1]):
+                out_rows[q, j] = -1
             finished += 1
             put(state, STAGE, REST)
             if begun < total:
-                begin(field, entry, top, root, queries.ctypes.data + queries.shape[1] * begun, 0, slot)
-                put(state, TASK, begun)
+                _start(field, n, x, begun, unit, signs, floats, turned, coded, slot)
                 begun += 1
+
+
+@inline
+def _form(field, floats, coded, slot):
+    """The address of a slot's query as a table's kind of rows needs it."""
+    if field.kind > FLOAT16:
+        return coded.ctypes.data + coded.shape[1] * slot
+    return floats.ctypes.data + 4 * floats.shape[1] * slot
+
+
+@inline
+def _start(field, numbers, x, q, unit, signs, floats, turned, coded, slot):
+    ready_query(x[q], unit, signs, floats[slot], turned, coded[slot])
+    begin(field, numbers[18], numbers[19], numbers[20], _form(field, floats, coded, slot), 0, slot)
+    put(state_of(field, slot), TASK, q)
 
 
 @inline
