@@ -149,19 +149,25 @@ class Index:
         filter: which ids may be returned (see `filters.allowed`). Raises InputError.
         """
         q, k = self._prepare(queries, "queries"), whole("k", k, 1)
-        breadth = {name: whole(name, v, 1) for name, v in (("ef", ef), ("nprobe", nprobe)) if v is not None}
+        breadth = {} if ef is None else {"ef": whole("ef", ef, 1)}
+        if nprobe is not None:
+            breadth["nprobe"] = whole("nprobe", nprobe, 1)
         view = self._view
-        mask = allowed(filter, view["ids"], view["live"])
+        mask = view["live"] if filter is None else allowed(filter, view["ids"], view["live"])
         live = view.count - view.gone if filter is None else int(np.count_nonzero(mask))
-        scores = np.full((len(q), k), np.inf if self.metric == "l2" else -np.inf, np.float32)
-        ids = np.full((len(q), k), -1, np.int64)
         found = min(k, live)
         if found and len(q):
             distances, rows = self._search(view, q, found, mask, live, **breadth)
+            best = distances + 0.0 if self.metric == "l2" else 0.0 - distances  # never -0.0
+            if found == k and rows.min() >= 0:
+                return best, view["ids"].take(rows)
+        scores = np.full((len(q), k), np.inf if self.metric == "l2" else -np.inf, np.float32)
+        ids = np.full((len(q), k), -1, np.int64)
+        if found and len(q):
             hit = rows >= 0
-            scores[:, :found][hit] = (distances if self.metric == "l2" else -distances)[hit]
+            scores[:, :found][hit] = best[hit]
             ids[:, :found][hit] = view["ids"][rows[hit]]
-        return scores + 0.0, ids  # -0.0 becomes 0.0
+        return scores, ids
 
     def range_search(
         self,

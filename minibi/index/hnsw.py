@@ -25,7 +25,7 @@ from .flat import scan
 from .hnsw_engine import Engine, draw_levels, engine_for
 from .hnsw_repair import Surgery, count_children, find_faults, used_upper
 
-QUERIES_PER_JOB = 64
+QUERIES_PER_JOB = 128
 LARGEST_BATCH = 8192  # rows inserted without a chance for readers to see them
 BATCH_SHARE = 50  # a batch is at most a fiftieth of what stands: larger ones cost recall
 ROWS_PER_JOB = 256
@@ -195,23 +195,20 @@ class HNSWIndex(Index):
         ef = max(breadth.get("ef", self.ef), k)
         if live < view.count - view.gone and live * live <= EXACT * ef * view.count:
             return self._scan(view, queries, k, mask)
-        wide = min(-(-ef * view.count // live), view.count)
-        engine = self._engine(view)
-        stored = view.arrays["vectors"].view(np.uint8)
+        wide = ef if live == view.count else min(-(-ef * view.count // live), view.count)
+        engine, stored, ids = self._engine(view), view.arrays["vectors"].view(np.uint8), view["ids"]
         entry, root = view.facts["entry"], view.facts["root"]
 
-        def job(first: int) -> tuple[Floats, Ints]:
-            some = slice(first, first + QUERIES_PER_JOB)
-            return engine.search(entry, root, queries[some], wide, self._codec, stored, mask, view["ids"], k)
+        def job(some: Floats) -> tuple[Floats, Ints]:
+            return engine.search(entry, root, some, wide, self._codec, stored, mask, ids, k)
 
-        parts = (
-            [job(0)]
-            if len(queries) <= QUERIES_PER_JOB
-            else list(parallel_map(job, range(0, len(queries), QUERIES_PER_JOB)))
-        )
-        distances, rows = parts[0] if len(parts) == 1 else (np.concatenate(p) for p in zip(*parts, strict=True))
-        short = np.flatnonzero(rows[:, -1] < 0)
-        if len(short):  # too many of the nearest were filtered out
+        if len(queries) <= QUERIES_PER_JOB:
+            distances, rows = job(queries)
+        else:
+            jobs = (queries[first : first + QUERIES_PER_JOB] for first in range(0, len(queries), QUERIES_PER_JOB))
+            distances, rows = (np.concatenate(p) for p in zip(*parallel_map(job, jobs), strict=True))
+        if rows[:, -1].min() < 0:  # too many of the nearest were filtered out
+            short = np.flatnonzero(rows[:, -1] < 0)
             distances[short], rows[short] = self._scan(view, queries[short], k, mask)
         return distances, rows
 

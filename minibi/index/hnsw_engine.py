@@ -57,12 +57,13 @@ class Engine:
     """Search and insertion by kernels."""
 
     def __init__(self, codec: Floating | Codes, arrays: dict[str, Any], walked: str, metric: str):
-        from ..kernels import distance, graph
+        from ..kernels import distance, graph, walk
 
         self._metric = int(metric == "l2")  # kernels.distance.DOT or SQUARED_L2
         self._codec, self._arrays, self._unit = codec, arrays, metric == "cosine"
         self._asked: Any = None
         table, tails = arrays[walked].view(np.uint8), arrays.get("tails") if walked == "codes" else None
+        self._rows_of, self._numbers_of, self._search = distance.rows_of, walk.numbers_of, walk.search
         self._rows = distance.rows_of(table, codec.kind, self._metric, codec.width, tails)
         self._graph = graph.Graph(arrays["links"], arrays["upper"], arrays["offsets"], arrays["levels"])
 
@@ -70,17 +71,15 @@ class Engine:
         self, entry: int, root: int, x: Floats, ef: int, exact: Floating | Codes, stored: Any,
         mask: NDArray[np.bool_], ids: Ints, k: int,
     ) -> tuple[Floats, Ints]:  # fmt: skip
-        from ..kernels import distance, walk
-
         distances, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
         asked, key = self._asked, (entry, root, exact.kind)
         if asked is None or asked[0] != key:
             same = exact.kind == self._codec.kind
-            rows = self._rows if same else distance.rows_of(stored, exact.kind, self._metric, exact.width)
-            asked = self._asked = key, walk.numbers_of(self._rows, rows, self._graph, entry, root)
+            rows = self._rows if same else self._rows_of(stored, exact.kind, self._metric, exact.width)
+            asked = self._asked = key, self._numbers_of(self._rows, rows, self._graph, entry, root)
         room = self._walks(ef)
-        coded = room.coded if max(exact.kind, self._codec.kind) > distance.FLOAT16 else room.coded[:, :0]
-        walk.search(
+        coded = room.coded if isinstance(exact, Codes) or isinstance(self._codec, Codes) else room.coded[:, :0]
+        self._search(
             asked[1], room.places, x, self._unit, signs(room.turned.size), room.floats, room.turned, coded,
             ef, mask, ids, distances, found,
         )  # fmt: skip

@@ -152,8 +152,9 @@ def ready_query(x, unit, signs, floats, turned, coded):
     """A vector x [dim] as a query in both forms: floats [dim, padded with what they hold], of length one if `unit`,
     and rotated and coded, uint8 [W + 16], unless that is empty. turned [W]: room."""
     size = x.size
-    total = 0.0
-    for j in range(size):
+    fours = size >> 2 << 2
+    total = _squares(x[:fours])
+    for j in range(fours, size):
         total += np.float64(x[j]) * np.float64(x[j])
     norm = np.sqrt(total) if unit and total > 0 else 1.0
     for j in range(size):
