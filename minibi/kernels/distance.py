@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from . import simd
 from .cache import inline, kernel
-from .codes import INT8, products4, products8, row_as_query
+from .codes import INT8, products4, products8, row_as_query4, row_as_query8
 from .keys import fetch
 from .matmul import ADDRESS
 from .memory import float_at, int32_at, set_float
@@ -188,16 +188,19 @@ def distances_of(table, kind, metric, width, which, first, count, query):
 def as_query(rows, row, scratch):
     """The address of a stored row in the form of a query; `scratch` (uint8) holds it where it has to be made."""
     table, kind, width = rows.table, rows.kind, rows.width
-    address = table.ctypes.data + table.shape[1] * np.int64(row)
+    source, target = table.ctypes.data + table.shape[1] * np.int64(row), scratch.ctypes.data
     if kind == FLOAT32:
-        return address
+        return source
     if kind == FLOAT16:
-        _widen(address, width, scratch.ctypes.data)
+        _widen(source, width, target)
+        return target
+    tail = rows.tails + rows.apart * np.int64(row)
+    norm = np.float32(0) if rows.metric == DOT else float_at(tail + 4)
+    if kind == INT8:
+        row_as_query8(source, target, width, float_at(tail), norm)
     else:
-        tail = rows.tails + rows.apart * np.int64(row)
-        norm = np.float32(0) if rows.metric == DOT else float_at(tail + 4)
-        row_as_query(table[row], kind, width, float_at(tail), norm, scratch)
-    return scratch.ctypes.data
+        row_as_query4(source, target, width >> 1, float_at(tail), norm)
+    return target
 
 
 @kernel

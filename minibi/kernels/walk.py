@@ -60,6 +60,7 @@ class Field(NamedTuple):
     offsets: int
     count: int  # rows in use: links to others, which a writer may be linking, are passed over
     ef: int
+    expanded: int  # how many of the ef nearest look at their neighbours: ef for the algorithm as published
     marks: int
     words: int
     pool: int
@@ -71,10 +72,11 @@ class Field(NamedTuple):
 
 
 @inline
-def field_of(rows, graph, walks, slots, count, ef):
+def field_of(rows, graph, walks, slots, count, ef, expanded):
     return Field(
         rows.table.ctypes.data, rows.table.shape[1], rows.tails, rows.apart, rows.kind, rows.metric, rows.width,
-        graph.links.ctypes.data, graph.links.shape[1], graph.upper.ctypes.data, graph.offsets.ctypes.data, count, ef,
+        graph.links.ctypes.data, graph.links.shape[1], graph.upper.ctypes.data, graph.offsets.ctypes.data,
+        count, ef, expanded,
         walks.marks.ctypes.data, walks.marks.shape[1], walks.pool.ctypes.data, walks.pool.shape[1],
         walks.seen.ctypes.data, walks.seen.shape[1], walks.state.ctypes.data, slots,
     )  # fmt: skip
@@ -304,7 +306,7 @@ def advance(field, slot):
         while current < size and key_at(pool, current) & 1:
             current += 1
         put(state, CURRENT, current)
-        if current < size:
+        if current < (size if greedy else min(size, field.expanded)):
             _expand(field, state, pool, current)
         elif greedy:
             set_key(pool, 0, key_at(pool, 0) & ~np.int64(1))
@@ -326,11 +328,11 @@ def search(numbers, places, x, unit, signs, floats, turned, coded, ef, mask, ids
     n, p = numbers, places
     total, slots, count = x.shape[0], min(floats.shape[0], x.shape[0]), mask.size
     field = Field(
-        n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], count, ef,
+        n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], count, ef, ef,
         p[0], p[1], p[2], p[3], p[4], p[5], p[6], slots,
     )  # fmt: skip
     precise = Field(
-        n[11], n[12], n[13], n[14], n[15], n[16], n[17], n[7], n[8], n[9], n[10], count, ef,
+        n[11], n[12], n[13], n[14], n[15], n[16], n[17], n[7], n[8], n[9], n[10], count, ef, ef,
         p[0], p[1], p[2], p[3], p[4], p[5], p[6], slots,
     )  # fmt: skip
     begun = finished = 0

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arguments import whole
+from ..arguments import int64_ids, new_ids, next_ids, whole
 from ..environment import plain_kernels
 from ..errors import InputError
 from ..shapes import Floats, Ints
@@ -32,7 +32,7 @@ from .explanation import Explanation, TermScore
 from .postings import Postings
 from .shared_lock import SharedLock
 from .snapshot import arrays_of, load_bm25
-from .terms import Batch, Ids, Reader, as_documents, as_ids, as_new_ids, as_source
+from .terms import Batch, Ids, Reader, as_documents, as_source
 from .variants import Model, Variant, idf
 
 PORTION = 1 << 22  # tokens that are added while searches wait
@@ -101,7 +101,7 @@ class BM25:
         """
         with self._changes:
             texts = as_documents(texts)
-            new = self._fresh(len(texts)) if ids is None else as_new_ids(ids, len(texts))
+            new = next_ids(self._next, len(texts)) if ids is None else new_ids(ids, len(texts), "text")
             for id in new.tolist():
                 if id in self._row_of:
                     raise InputError(f"id {id} is already in the index: use upsert to replace it")
@@ -119,7 +119,7 @@ class BM25:
         """As `add`, but an id that is stored already gets the new text. Searches see all of it at once."""
         with self._changes:
             texts = as_documents(texts)
-            new = as_new_ids(ids, len(texts))
+            new = new_ids(ids, len(texts), "text")
             flat, offsets = self._reader.documents(texts)
             with self._view.exclusive():
                 self._publish([id for id in new.tolist() if id in self._row_of], new, flat, offsets)
@@ -129,8 +129,8 @@ class BM25:
     def remove(self, ids: ArrayLike | Sequence[int] | int) -> None:
         """Takes documents out. Raises InputError if one of them is not stored, and nothing changes."""
         with self._changes:
-            gone = as_ids(ids)
-            gone = as_new_ids(gone, len(gone)).tolist()
+            gone = int64_ids(ids)
+            gone = new_ids(gone, len(gone), "text").tolist()
             for id in gone:
                 if id not in self._row_of:
                     raise InputError(f"id {id} is not in the index")
@@ -151,7 +151,7 @@ class BM25:
             batch = self._weighted(self._reader.queries(queries))
             count = len(batch.offsets) - 1
             scores, ids = np.full((count, k), -np.inf, np.float32), np.full((count, k), -1, np.int64)
-            allowed = p.docs.live if filter is None else self._allowed(as_ids(filter, "filter"))
+            allowed = p.docs.live if filter is None else self._allowed(int64_ids(filter, "filter"))
             model, engine = self._model(), _engine()
             depth, rooms = min(k, p.documents), self._rooms.setdefault(engine.__name__, [])
 
@@ -239,11 +239,6 @@ class BM25:
         tokenizer: what the index was made with, if that was not words. Raises FormatError, or InputError without it.
         """
         return load_bm25(cls, path, tokenizer)
-
-    def _fresh(self, count: int) -> Ids:
-        if self._next + count > 2**63 - 1:
-            raise InputError("the largest id leaves no room to count on: pass ids")
-        return np.arange(self._next, self._next + count, dtype=np.int64)
 
     def _publish(self, gone: list[int], new: Ids, flat: NDArray[np.int32], offsets: Ids) -> None:
         """One step from one state to the next, for a caller that holds the view exclusively."""

@@ -1,4 +1,4 @@
-"""Texts and queries to numbers: the vocabulary, what a text may be, what an id may be."""
+"""Texts and queries to numbers: the vocabulary, and what a text may be."""
 
 from __future__ import annotations
 
@@ -197,28 +197,3 @@ def _weight(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1e9:
         raise InputError(f"the weight of a query term must be a number from 0 to 1e9, not {value!r}")
     return float(value)
-
-
-def as_ids(ids: Any, name: str = "ids") -> Ids:
-    """Whole numbers in one row as int64, none of them -1. Raises InputError."""
-    try:
-        raw = np.atleast_1d(np.asarray(ids))
-    except ValueError:
-        raise InputError(f"{name} must be a plain list of whole numbers, not a ragged one") from None
-    if raw.size and (raw.dtype.kind not in "iu" or raw.ndim > 1):
-        raise InputError(f"{name} must be whole numbers in one row, not {raw.dtype} {list(raw.shape)}")
-    new = raw.astype(np.int64).reshape(-1)
-    if (new == -1).any() or (raw.dtype.kind == "u" and (new < 0).any()):
-        raise InputError(f"{name} must be int64 and not -1, which stands for 'none'")
-    return new
-
-
-def as_new_ids(ids: Any, count: int) -> Ids:
-    """One id for each of `count` texts, all different. Raises InputError."""
-    new = as_ids(ids)
-    if len(new) != count:
-        raise InputError(f"ids must be {count} whole numbers, one for each text, not {len(new)}")
-    values, counts = np.unique(new, return_counts=True)
-    if (counts > 1).any():
-        raise InputError(f"id {values[counts > 1][0]} is given twice")
-    return new

@@ -64,15 +64,13 @@ class Trainable:
         self.encoder = BiEncoder(model) if isinstance(model, (str, Path)) else model
         self.config = self.encoder.config
         self.pairs = isinstance(self.encoder, CrossEncoder)
-        folder, place = self.encoder.folder, Path()
-        if isinstance(self.encoder, BiEncoder):
-            place = self.encoder.modules.transformer.relative_to(folder)
+        folder = self.encoder.folder
+        place = self._transformer().relative_to(folder)
         self._stored = {place: bert.as_floats(read_weights(folder / place))}
         self._places: dict[str, tuple[Path, str]] = {}  # of each parameter: its folder and the name it is stored under
-        parts = ("embeddings", "encoder", *(("pooler", "classifier") if self.pairs else ()))
         for stored, tensor in self._stored[place].items():
             name = bert.canonical_name(stored)
-            if name.split(".")[0] in parts and tensor.dtype.kind == "f":
+            if name.split(".")[0] in self._parts() and tensor.dtype.kind == "f":
                 self._places[name] = (place, stored)
         for dense in self._dense():
             place = dense.folder.relative_to(folder)
@@ -84,6 +82,13 @@ class Trainable:
         }
         self.frozen: set[str] = set()
         self.freeze(*frozen)
+
+    def _transformer(self) -> Path:
+        return self.encoder.modules.transformer if isinstance(self.encoder, BiEncoder) else self.encoder.folder
+
+    def _parts(self) -> tuple[str, ...]:
+        """What the transformer's file holds that is trained, by the first word of a name."""
+        return ("embeddings", "encoder", *(("pooler", "classifier") if self.pairs else ()))
 
     def _dense(self) -> list[Dense]:
         steps = self.encoder.modules.steps if isinstance(self.encoder, BiEncoder) else ()
@@ -171,3 +176,10 @@ class Trainable:
             weights[place][stored] = self.parameters[name].astype(np.float32)
         write_model(self.encoder.folder, Path(target), weights)
         return Path(target)
+
+
+def frozen_names(count: int, layers: int) -> list[str]:
+    """The beginnings of the names of the embeddings' and the first `count` layers' parameters. Raises InputError."""
+    if count > layers:
+        raise InputError(f"freeze_layers = {count}, but the model has {layers} layers: lower it")
+    return ["embeddings", *(f"encoder.layer.{i}" for i in range(count))] if count else []
