@@ -33,7 +33,7 @@ class Room:
     """What one thread needs to walk: `walks`, their addresses, and its queries in the forms they are compared in."""
 
     def __init__(self, rows: int, ef: int, links: int, dim: int):
-        from ..kernels import pool, walk
+        from ..kernels import graph_search, pool, walk
 
         self._rows, self._ef, self._links = max(rows, 4096), max(ef, 504), links
         seen = walk.MOST_SEEN + -(-(2 * links + 8) // 16) * 16
@@ -44,7 +44,7 @@ class Room:
             aligned((WALKS, walk.FIELDS), np.int64),
         )  # fmt: skip
         self.walks.pool[:, : pool.EIGHT] = pool.LEAST
-        self.places = walk.places_of(self.walks)
+        self.places = graph_search.places_of(self.walks)
         width = -(-dim // 128) * 128
         self.floats, self.turned = aligned((WALKS, width)), aligned((width,))
         self.coded = aligned((WALKS, width + 64), np.uint8)
@@ -57,13 +57,13 @@ class Engine:
     """Search and insertion by kernels."""
 
     def __init__(self, codec: Floating | Codes, arrays: dict[str, Any], walked: str, metric: str):
-        from ..kernels import distance, graph, walk
+        from ..kernels import distance, graph, graph_search
 
         self._metric = int(metric == "l2")  # kernels.distance.DOT or SQUARED_L2
         self._codec, self._arrays, self._unit = codec, arrays, metric == "cosine"
         self._asked: Any = None
         table, tails = arrays[walked].view(np.uint8), arrays.get("tails") if walked == "codes" else None
-        self._rows_of, self._numbers_of, self._search = distance.rows_of, walk.numbers_of, walk.search
+        self._rows_of, self._numbers_of, self._search = distance.rows_of, graph_search.numbers_of, graph_search.search
         self._rows = distance.rows_of(table, codec.kind, self._metric, codec.width, tails)
         self._graph = graph.Graph(arrays["links"], arrays["upper"], arrays["offsets"], arrays["levels"])
 
