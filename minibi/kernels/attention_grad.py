@@ -23,12 +23,34 @@ from .attention import (
     weigh_values,
 )  # fmt: skip
 from .cache import inline, kernel
-from .matmul import ADDRESS, PANEL, ROWS
-from .matmul_grad import column_tile
+from .matmul import ADDRESS, PANEL, ROWS, row_addresses
 from .simd import LANES, Loop, i64
 
 QUERIES = 32 * ROWS  # in a block
-add_value_columns = column_tile(WIDE)
+
+
+@intrinsic
+def _add_columns(typing_context, a, lda, b, k, c, ldc, rows):
+    """c [rows, VALUE_PANEL] += a^T @ b for up to ROWS columns of `a` [k, rows], read down; b [k, VALUE_PANEL]."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        a, lda, b, k, c, ldc, rows = args
+        columns, outs = row_addresses(e, a, i64(4), rows), row_addresses(e, c, ldc, rows)
+        start = [simd.load(e, out, 64 * j) for out in outs for j in range(WIDE)]
+        with Loop(e, k, start) as loop:
+            panel, at = e.add(b, e.mul(loop.index, i64(4 * VALUE_PANEL))), e.mul(loop.index, lda)
+            loaded = [simd.load(e, panel, 64 * j) for j in range(WIDE)]
+            factors = [simd.broadcast(e, e.add(column, at)) for column in columns]
+            pairs = [(x, y) for x in factors for y in loaded]
+            loop.next(*(x.fma(y, total) for (x, y), total in zip(pairs, loop.carried, strict=True)))
+        for i in range(ROWS):
+            with e.if_then(e.icmp_signed(">", rows, i64(i))):
+                for j in range(WIDE):
+                    simd.store(e, loop.results[i * WIDE + j], outs[i], 64 * j)
+        return context.get_dummy_value()
+
+    return types.void(*[ADDRESS] * 7), generate
 
 
 @intrinsic
@@ -69,7 +91,7 @@ def _add_outer(weights, padded, count, length, rows, stride, width, panel, out, 
             copy_block(rows + stride * i + 4 * block, VALUE_PANEL, panel + 4 * VALUE_PANEL * i)
         for j in range(0, length, ROWS):
             target = out + out_stride * j + 4 * block
-            add_value_columns(weights + 4 * j, 4 * padded, panel, count, target, out_stride, min(ROWS, length - j))
+            _add_columns(weights + 4 * j, 4 * padded, panel, count, target, out_stride, min(ROWS, length - j))
 
 
 @kernel

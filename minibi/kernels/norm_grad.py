@@ -19,53 +19,48 @@ from .simd import LANES, Loop, f32, i64
 CHUNK = 258  # tokens: 43 tiles of a matrix product
 
 
-def gelu_slope(x):
-    """d/dx of x Phi(x): Phi(x) + x phi(x), phi the density of the normal distribution; |error| < 1e-6."""
+def gelu_and_slope(x):
+    """x Phi(x) as `functions.gelu`, and its derivative Phi(x) + x phi(x), phi the normal density; |error| < 1e-6."""
     b = x.b
     a = x.max(x * -1.0)
     p = functions.reciprocal(functions.polynomial(a.min(10.0), functions._TAIL))
     p2 = p * p
     p4 = p2 * p2
     below = p4 * p4 * 0.5  # Phi(-a)
-    above = below * -1.0 + 1.0
     positive = b.fcmp_ordered(">", x.value, simd.constant(b, 0.0).value)
-    distribution = simd.Lanes(b, b.select(positive, above.value, below.value))
+    distribution = simd.Lanes(b, b.select(positive, (below * -1.0 + 1.0).value, below.value))
     density = functions.exp2(x * x * -0.7213475204444817) * 0.3989422804014327
-    return x.fma(density, distribution)
-
-
-def _elementwise(what):
-    """An intrinsic `(x, n, out)`: out[:n] = what(x[:n]), n a multiple of 16."""
-
-    @intrinsic
-    def apply(typing_context, x, n, out):
-        def generate(context, builder, signature, args):
-            e = builder
-            x, n, out = args
-            with Loop(e, n, step=LANES) as loop:
-                at = e.mul(loop.index, i64(4))
-                simd.store(e, what(simd.load(e, e.add(x, at))), e.add(out, at))
-                loop.next()
-            return context.get_dummy_value()
-
-        return types.void(*[ADDRESS] * 3), generate
-
-    return apply
-
-
-gelu_block = _elementwise(functions.gelu)
+    return x.max(0.0) - a * below, x.fma(density, distribution)
 
 
 @intrinsic
-def gelu_grad_row(typing_context, dy, x, n, dx, sums):
-    """dx[:n] = dy gelu'(x), and sums += dx."""
+def gelu_keep_row(typing_context, x, n, slope):
+    """x[:n] <- gelu(x), slope[:n] = gelu'(x). n is a multiple of 16."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x, n, slope = args
+        with Loop(e, n, step=LANES) as loop:
+            at = e.mul(loop.index, i64(4))
+            y, d = gelu_and_slope(simd.load(e, e.add(x, at)))
+            simd.store(e, y, e.add(x, at))
+            simd.store(e, d, e.add(slope, at))
+            loop.next()
+        return context.get_dummy_value()
+
+    return types.void(*[ADDRESS] * 3), generate
+
+
+@intrinsic
+def times_row(typing_context, dy, x, n, dx, sums):
+    """dx[:n] = dy x, and sums += dx."""
 
     def generate(context, builder, signature, args):
         e = builder
         dy, x, n, dx, sums = args
         with Loop(e, n, step=LANES) as loop:
             at = e.mul(loop.index, i64(4))
-            d = simd.load(e, e.add(dy, at)) * gelu_slope(simd.load(e, e.add(x, at)))
+            d = simd.load(e, e.add(dy, at)) * simd.load(e, e.add(x, at))
             simd.store(e, d, e.add(dx, at))
             total = e.add(sums, at)
             simd.store(e, simd.load(e, total) + d, total)
@@ -139,19 +134,13 @@ def norm_grad_row(typing_context, dy, x, n, gamma, eps, dx, sums):
 
 
 @kernel
-def gelu(x, out):
-    """out = gelu(x), any shape of 16 n floats."""
-    gelu_block(x.ctypes.data, x.size, out.ctypes.data)
-
-
-@kernel
-def gelu_grad(dy, x, dx, sums):
-    """dx = dy gelu'(x), all [T, N]; sums [N] = those of dx over T."""
+def times(dy, x, dx, sums):
+    """dx = dy x, element by element, all [T, N]; sums [N] = those of dx over T."""
     sums[:] = 0
     n = x.shape[1]
     for t in range(x.shape[0]):
         at = 4 * n * t
-        gelu_grad_row(dy.ctypes.data + at, x.ctypes.data + at, n, dx.ctypes.data + at, sums.ctypes.data)
+        times_row(dy.ctypes.data + at, x.ctypes.data + at, n, dx.ctypes.data + at, sums.ctypes.data)
 
 
 @kernel

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import attention, attention_grad, matmul, matmul_grad, norm_grad
+from ..kernels import attention, attention_grad, matmul_grad, norm_grad
 from ..kernels.attention import VALUE_PANEL
 from ..kernels.matmul import PANEL
 from ..kernels.norm_grad import CHUNK
@@ -67,26 +67,29 @@ def _stored_panels(w: Floats) -> Floats:
     return panels
 
 
-def _multiply(x: Floats, panels: Floats, b: Floats, kind: int, out: Floats, residual: Floats | None = None) -> None:
-    matmul.linear(x, panels.view(np.uint8), False, b, out if residual is None else residual, kind, out)
+def _multiply(x: Floats, panels: Floats, b: Floats, kind: int, out: Floats, other: Floats | None = None) -> None:
+    matmul_grad.product(x, panels, b, out if other is None else other, kind, out)
 
 
 def _weight_grad(dy: Floats, x: Floats) -> Floats:
-    """dy^T x, [N, K], as a view [K, N]."""
-    tokens, n = dy.shape
-    left, dw = empty((n, matmul_grad.padded_tokens(tokens))), empty((n, x.shape[1]))
-    parallel_ranges(lambda first, last: matmul_grad.transpose(dy, first, last, left), -(-tokens // 16))
+    """dy^T x, [N, K], as a view [K, N]: threads share the longer side."""
+    (n, k), unit = (dy.shape[1], x.shape[1]), matmul_grad.ROWS
+    dw = empty((n, k))
 
     def some(first: int, last: int) -> None:
-        matmul_grad.weight_grad(left, x, first, last, np.empty(matmul_grad.SCRATCH, np.float32), dw)
+        scratch = empty((matmul_grad.WEIGHT_SCRATCH,))
+        if n >= k:
+            matmul_grad.weight_grad(dy, x, unit * first, min(unit * last, n), 0, k, scratch, dw)
+        else:
+            matmul_grad.weight_grad(dy, x, 0, n, PANEL * first, PANEL * last, scratch, dw)
 
-    parallel_ranges(some, x.shape[1] // PANEL)
+    parallel_ranges(some, -(-n // unit) if n >= k else k // PANEL)
     return dw.T
 
 
 def _input_grad(dy: Floats, w: Floats) -> Floats:
     panels, zero, dx = _stored_panels(w), np.zeros(len(w), np.float32), empty((len(dy), len(w)))
-    _chunks(lambda _, s, e: _multiply(dy[s:e], panels, zero, matmul.NONE, dx[s:e]), len(dy))
+    _chunks(lambda _, s, e: _multiply(dy[s:e], panels, zero, matmul_grad.BIAS, dx[s:e]), len(dy))
     return dx
 
 
@@ -94,7 +97,7 @@ def linear(x: Floats, w: Floats, b: Floats) -> Floats:
     if not _covered(x, w):
         return plain.linear(x, w, b)
     panels, out = _panels(w), empty((len(x), w.shape[1]))
-    _chunks(lambda _, s, e: _multiply(x[s:e], panels, b, matmul.NONE, out[s:e]), len(x))
+    _chunks(lambda _, s, e: _multiply(x[s:e], panels, b, matmul_grad.BIAS, out[s:e]), len(x))
     return out
 
 
@@ -110,18 +113,13 @@ def linear_grad(dy: Floats, x: Floats, w: Floats, b: Floats, wanted: Sequence[bo
 
 
 def linear_gelu_keep(x: Floats, w: Floats, b: Floats) -> tuple[Floats, Floats | None]:
-    """The result, and x @ w + b."""
+    """The result, and the slope of GELU at each x @ w + b."""
     if not _covered(x, w):
         return plain.linear_gelu(x, w, b), None
     panels = _panels(w)
-    z, out = empty((len(x), w.shape[1])), empty((len(x), w.shape[1]))
-
-    def work(_: int, s: int, e: int) -> None:
-        _multiply(x[s:e], panels, b, matmul.NONE, z[s:e])
-        norm_grad.gelu(z[s:e], out[s:e])
-
-    _chunks(work, len(x))
-    return out, z
+    slope, out = empty((len(x), w.shape[1])), empty((len(x), w.shape[1]))
+    _chunks(lambda _, s, e: _multiply(x[s:e], panels, b, matmul_grad.GELU, out[s:e], slope[s:e]), len(x))
+    return out, slope
 
 
 def linear_gelu(x: Floats, w: Floats, b: Floats) -> Floats:
@@ -138,9 +136,9 @@ def linear_gelu_grad(
     dx = empty(x.shape) if wanted[0] else None
 
     def work(i: int, s: int, e: int) -> None:
-        norm_grad.gelu_grad(dy[s:e], kept[s:e], dz[s:e], sums[i])
+        norm_grad.times(dy[s:e], kept[s:e], dz[s:e], sums[i])
         if panels is not None and dx is not None:
-            _multiply(dz[s:e], panels, zero, matmul.NONE, dx[s:e])
+            _multiply(dz[s:e], panels, zero, matmul_grad.BIAS, dx[s:e])
 
     _chunks(work, len(x))
     return dx, _weight_grad(dz, x) if wanted[1] else None, sums.sum(axis=0)
@@ -156,7 +154,7 @@ def linear_add_norm_keep(
     panels, total, out = _panels(w), empty(residual.shape), empty(residual.shape)
 
     def work(_: int, s: int, e: int) -> None:
-        _multiply(x[s:e], panels, b, matmul.RESIDUAL, total[s:e], residual[s:e])
+        _multiply(x[s:e], panels, b, matmul_grad.RESIDUAL, total[s:e], residual[s:e])
         norm_grad.norm(total[s:e], gamma, beta, np.float32(eps), out[s:e])
 
     _chunks(work, len(x))
@@ -181,7 +179,7 @@ def linear_add_norm_grad(
     def work(i: int, s: int, e: int) -> None:
         norm_grad.norm_grad(dy[s:e], kept[s:e], gamma, np.float32(eps), dtotal[s:e], sums[i])
         if panels is not None and dx is not None:
-            _multiply(dtotal[s:e], panels, zero, matmul.NONE, dx[s:e])
+            _multiply(dtotal[s:e], panels, zero, matmul_grad.BIAS, dx[s:e])
 
     _chunks(work, len(x))
     dgamma, dbeta, db = sums.sum(axis=0)
