@@ -18,7 +18,7 @@ from . import simd
 from .attention import copy_block, copy_float, transpose_block
 from .cache import kernel
 from .matmul import ADDRESS, PANEL, ROWS, VECTORS, row_addresses
-from .norm_grad import gelu_keep_row
+from .norm_grad import add_block, gelu_keep_row, times_block
 from .simd import LANES, Loop, i64
 
 UNROLL = 4  # steps of a sum in one turn; K is a multiple
@@ -27,7 +27,7 @@ PART = 384
 STRETCH = 128  # steps of a tile's sum in which one row of what comes next is asked for
 WIDTH = 4 * PANEL  # bytes of a panel's row
 
-BIAS, RESIDUAL, GELU, ONTO = range(4)  # what a product begins with; GELU begins with the bias, and what follows
+BIAS, RESIDUAL, GELU, TIMES, ONTO = range(5)  # what a product begins with, or what follows it
 
 
 def _multiply_add(e, sums, rows, panel, steps, row_step):
@@ -35,9 +35,7 @@ def _multiply_add(e, sums, rows, panel, steps, row_step):
     for u in range(steps):
         columns = [simd.load(e, panel, WIDTH * u + 64 * j) for j in range(VECTORS)]
         factors = [simd.broadcast(e, row, row_step * u) for row in rows]
-        sums = [
-            x.fma(column, sums[i * VECTORS + j]) for i, x in enumerate(factors) for j, column in enumerate(columns)
-        ]
+        sums = [x.fma(column, sums[i * VECTORS + j]) for i, x in enumerate(factors) for j, column in enumerate(columns)]
     return sums
 
 
@@ -74,6 +72,7 @@ def _tile(begin):
             _ask_for_rows(e, out, stride, ROWS if begin == ONTO else 0)
             biases = [simd.load(e, bias, 64 * j) for j in range(VECTORS)]
             if begin == BIAS:
+                _ask_for_rows(e, residual, stride, 0)
                 start = biases * ROWS
             else:
                 if begin == RESIDUAL:
@@ -103,7 +102,8 @@ _multiply, _multiply_residual, _multiply_onto = _tile(BIAS), _tile(RESIDUAL), _t
 def product(x, panels, bias, other, kind, out):
     """out [T, N] = x [T, K] @ w + bias, panels [N / PANEL, K, PANEL] of w [K, N]; and by `kind`
 
-    RESIDUAL: + other [T, N]. GELU: of that, and other becomes the slope there. ONTO: added to out, without the bias.
+    RESIDUAL: + other [T, N]. GELU: of that, and other becomes the slope there. TIMES: times other. ONTO: added to out,
+    without the bias.
     """
     rows, k = x.shape
     n = out.shape[1]
@@ -125,6 +125,9 @@ def product(x, panels, bias, other, kind, out):
             if kind == GELU:
                 for i in range(count):
                     gelu_keep_row(c + 4 * n * i, PANEL, beside + 4 * n * i)
+            elif kind == TIMES:
+                for i in range(count):
+                    times_block(c + 4 * n * i, beside + 4 * n * i, PANEL)
             ahead += part
 
 
@@ -150,10 +153,11 @@ def pack_rows(w, first, last, panels):
 
 
 def _weight_tile(add):
-    """An intrinsic `(columns, panel, tokens, out, stride, rows, ahead, step, width)`: a tile of dY^T X over some tokens.
+    """An intrinsic `(columns, panel, tokens, out, stride, rows, ahead, step, width)`: a tile of dY^T X.
 
     add: it is added to out. columns [tokens, ROWS] and panel [tokens, PANEL] are packed; `rows` of out are written,
-    `stride` bytes apart. Meanwhile tokens / STRETCH rows of `width` bytes, `step` bytes apart, are asked for at `ahead`.
+    `stride` bytes apart. Meanwhile one row after the other is asked for, each in STRETCH steps: the first at `ahead`,
+    `width` bytes, the next `step` bytes further.
     """
 
     @intrinsic
@@ -210,20 +214,24 @@ def _pack_columns(typing_context, source, width, out, step):
     return types.void(*[ADDRESS] * 4), generate
 
 
-COLUMNS = 32 * ROWS  # of dY that are packed at a time
+UNIT = ROWS * LANES // 2  # columns of dY that are whole tiles and whole vectors
+COLUMNS = 4 * UNIT  # that are packed at a time
 WEIGHT_SCRATCH = BLOCK * (max(PART, PANEL) + COLUMNS) + (COLUMNS // ROWS + 2) * LANES
 
 
 @kernel
-def weight_grad(dy, x, first, last, begin, end, scratch, dw):
-    """dw[first:last, begin:end] of dw [N, K] = dy^T x, dy [T, N] and x [T, K].
+def weight_grad(dy, x, first, last, begin, end, scratch, dw, db):
+    """dw[first:last, begin:end] of dw [N, K] = dy^T x, dy [T, N] and x [T, K]; if begin is 0 also db [N] = sums of dy.
 
-    first is a multiple of ROWS, begin, end and K of PANEL. scratch: WEIGHT_SCRATCH floats of this thread alone.
+    first and last are multiples of UNIT or N, begin, end and K of PANEL, N of 16. scratch: WEIGHT_SCRATCH floats of
+    this thread alone.
     """
     tokens, n = dy.shape
     k = x.shape[1]
     panels = (scratch.ctypes.data + 63) // 64 * 64
     columns = panels + 4 * BLOCK * max(PART, PANEL)
+    if begin == 0:
+        db[first:last] = 0
     for t in range(0, tokens, BLOCK):
         count = min(BLOCK, tokens - t)
         step = 4 * (count * ROWS + LANES)
@@ -236,6 +244,9 @@ def weight_grad(dy, x, first, last, begin, end, scratch, dw):
             for c in range(first, last, COLUMNS):
                 some = min(COLUMNS, last - c)
                 source = dy.ctypes.data + 4 * (n * t + c)
+                if b == 0:
+                    for i in range(count):
+                        add_block(source + 4 * n * i, some, db.ctypes.data + 4 * c)
                 for i in range(count - 1):
                     _pack_columns(source + 4 * n * i, some, columns + 4 * ROWS * i, step)
                 for j in range(some):  # a vector might reach beyond the array
