@@ -20,6 +20,7 @@ B = TypeVar("B")
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _lock = threading.Lock()
+_part = threading.local()  # .busy: this thread works on a part already
 
 
 def _forget_threads() -> None:
@@ -61,18 +62,27 @@ def parallel_ranges(work: Callable[[int, int], object], count: int, threads: int
     """`work(first, last)` on contiguous parts of range(count), one for each thread; the caller's own does the first.
 
     For many short steps one after the other, where handing out chunk by chunk would cost more than an uneven share.
-    An exception in `work` reaches the caller, once all parts have ended.
+    Within `work` there is nothing left to share: a call there runs in its own thread alone. An exception in `work`
+    reaches the caller, once all parts have ended.
     """
-    parts = max(1, min(thread_count(threads), count))
+    parts = 1 if getattr(_part, "busy", False) else max(1, min(thread_count(threads), count))
     ends = [count * i // parts for i in range(parts + 1)]
     if parts == 1:
         work(0, count)
         return
+
+    def alone(first: int, last: int) -> None:
+        _part.busy = True
+        try:
+            work(first, last)
+        finally:
+            _part.busy = False
+
     with _lock:
         pool = _pools.setdefault(-parts, ThreadPoolExecutor(parts - 1, thread_name_prefix="minibi-part"))
-    waiting = [pool.submit(work, first, last) for first, last in pairwise(ends[1:])]
+    waiting = [pool.submit(alone, first, last) for first, last in pairwise(ends[1:])]
     try:
-        work(ends[0], ends[1])
+        alone(ends[0], ends[1])
     finally:
         for future in waiting:
             future.exception()
