@@ -21,7 +21,7 @@ from .matmul import ADDRESS, PANEL, ROWS, VECTORS, row_addresses
 from .norm_grad import add_block, gelu_keep_row, times_block
 from .simd import LANES, Loop, i64
 
-UNROLL = 4  # steps of a sum in one turn; K is a multiple
+UNROLL = 4  # steps of a sum in one turn of its loop
 BLOCK = 384  # tokens whose part of X (PART columns) stays in cache while dY's columns pass
 PART = 384
 STRETCH = 128  # steps of a tile's sum in which one row of what comes next is asked for
@@ -30,12 +30,27 @@ WIDTH = 4 * PANEL  # bytes of a panel's row
 BIAS, RESIDUAL, GELU, TIMES, ONTO = range(5)  # what a product begins with, or what follows it
 
 
-def _multiply_add(e, sums, rows, panel, steps, row_step):
-    """`steps` steps of a tile's sums: rows are addresses, one number at a time; the panel is read end to end."""
-    for u in range(steps):
-        columns = [simd.load(e, panel, WIDTH * u + 64 * j) for j in range(VECTORS)]
-        factors = [simd.broadcast(e, row, row_step * u) for row in rows]
-        sums = [x.fma(column, sums[i * VECTORS + j]) for i, x in enumerate(factors) for j, column in enumerate(columns)]
+def _run_sums(e, count, sums, rows, row_step, panel, each):
+    """`count` steps of a tile's sums: sums[i, j] += rows[i] * panel[j], UNROLL in one turn of the loop.
+
+    rows: addresses of one number each, `row_step` bytes further with each step; the panel is read end to end.
+    each(step): what else a turn does.
+    """
+    whole = e.mul(e.sdiv(count, i64(UNROLL)), i64(UNROLL))
+    offsets = [e.mul(row_step, i64(u)) for u in range(UNROLL)]
+    for first, turns, steps in ((i64(0), whole, UNROLL), (whole, e.sub(count, whole), 1)):
+        with Loop(e, turns, sums, step=steps) as loop:
+            step = e.add(first, loop.index)
+            each(step)
+            here, at = e.add(panel, e.mul(step, i64(WIDTH))), e.mul(step, row_step)
+            numbers, sums = [e.add(row, at) for row in rows], loop.carried
+            for u in range(steps):
+                columns = [simd.load(e, here, WIDTH * u + 64 * j) for j in range(VECTORS)]
+                factors = [simd.broadcast(e, e.add(number, offsets[u])) for number in numbers]
+                pairs = [(x, y) for x in factors for y in columns]
+                sums = [x.fma(y, total) for (x, y), total in zip(pairs, sums, strict=True)]
+            loop.next(*sums)
+        sums = loop.results
     return sums
 
 
@@ -81,13 +96,12 @@ def _tile(begin):
                 start = [simd.load(e, at, 64 * j) for at in begun for j in range(VECTORS)]
                 if begin == RESIDUAL:
                     start = [here + biases[i % VECTORS] for i, here in enumerate(start)]
-            with Loop(e, k, start, step=UNROLL) as loop:
-                at = e.mul(loop.index, i64(4))
-                simd.prefetch(e, e.add(following, e.mul(at, i64(ROWS))), 0)
-                simd.prefetch(e, e.add(ahead, e.mul(loop.index, i64(2))), 0)
-                here = e.add(panel, e.mul(loop.index, i64(WIDTH)))
-                loop.next(*_multiply_add(e, loop.carried, [e.add(r, at) for r in row], here, UNROLL, 4))
-            _store_rows(e, loop.results, out, stride, rows)
+
+            def ask(step):
+                simd.prefetch(e, e.add(following, e.mul(step, i64(4 * ROWS))), 0)
+                simd.prefetch(e, e.add(ahead, e.mul(step, i64(2))), 0)
+
+            _store_rows(e, _run_sums(e, k, start, row, i64(4), panel, ask), out, stride, rows)
             return context.get_dummy_value()
 
         return types.void(*[ADDRESS] * 9), generate
@@ -153,37 +167,31 @@ def pack_rows(w, first, last, panels):
 
 
 def _weight_tile(add):
-    """An intrinsic `(columns, panel, tokens, out, stride, rows, ahead, step, width)`: a tile of dY^T X.
+    """An intrinsic `(columns, panel, tokens, out, stride, rows, ahead, next_row, width)`: a tile of dY^T X.
 
     add: it is added to out. columns [tokens, ROWS] and panel [tokens, PANEL] are packed; `rows` of out are written,
     `stride` bytes apart. Meanwhile one row after the other is asked for, each in STRETCH steps: the first at `ahead`,
-    `width` bytes, the next `step` bytes further.
+    `width` bytes, the next `next_row` further.
     """
 
     @intrinsic
-    def multiply(typing_context, columns, panel, tokens, out, stride, rows, ahead, step, width):
+    def multiply(typing_context, columns, panel, tokens, out, stride, rows, ahead, next_row, width):
         def generate(context, builder, signature, args):
             e = builder
-            columns, panel, tokens, out, stride, rows, ahead, step, width = args
+            columns, panel, tokens, out, stride, rows, ahead, next_row, width = args
             part = e.sdiv(width, i64(STRETCH))
             start = [simd.constant(e, 0.0)] * (ROWS * VECTORS)
             _ask_for_rows(e, e.add(out, i64(WIDTH)), stride, 0)  # the next tile's
             if add:
                 outs = row_addresses(e, out, stride, rows)
                 start = [simd.load(e, at, 64 * j) for at in outs for j in range(VECTORS)]
-            whole = e.mul(e.sdiv(tokens, i64(UNROLL)), i64(UNROLL))
-            sums = start
-            for first, count, steps in ((i64(0), whole, UNROLL), (whole, e.sub(tokens, whole), 1)):
-                with Loop(e, count, sums, step=steps) as loop:
-                    t = e.add(first, loop.index)
-                    numbers = e.add(columns, e.mul(t, i64(4 * ROWS)))
-                    rows_at = [e.add(numbers, i64(4 * i)) for i in range(ROWS)]
-                    here = e.add(panel, e.mul(t, i64(WIDTH)))
-                    row, within = e.sdiv(t, i64(STRETCH)), e.srem(t, i64(STRETCH))
-                    simd.prefetch(e, e.add(ahead, e.add(e.mul(row, step), e.mul(within, part))), 0)
-                    loop.next(*_multiply_add(e, loop.carried, rows_at, here, steps, 4 * ROWS))
-                sums = loop.results
-            _store_rows(e, sums, out, stride, rows)
+
+            def ask(step):
+                row, within = e.sdiv(step, i64(STRETCH)), e.srem(step, i64(STRETCH))
+                simd.prefetch(e, e.add(ahead, e.add(e.mul(row, next_row), e.mul(within, part))), 0)
+
+            numbers = [e.add(columns, i64(4 * i)) for i in range(ROWS)]
+            _store_rows(e, _run_sums(e, tokens, start, numbers, i64(4 * ROWS), panel, ask), out, stride, rows)
             return context.get_dummy_value()
 
         return types.void(*[ADDRESS] * 9), generate
