@@ -87,20 +87,26 @@ class Minibi:
 
 
 @cache  # written once: the contenders map the file into memory
-def open_headed(folder: Path) -> Path:
-    """The encoder in `folder` as a cross-encoder whose head lets the first state through: 1, tanh, 1."""
+def open_headed(folder: Path, labels: int | None = None) -> Path:
+    """The encoder in `folder` as a cross-encoder whose head lets the first state through: 1, tanh, 1.
+
+    labels: so many random outputs instead, where time is all that counts.
+    """
     from safetensors.numpy import load_file, save_file
 
-    out = CACHE / "cross-encoder" / folder.name
+    out = CACHE / "cross-encoder" / (folder.name if labels is None else f"{folder.name}-{labels}")
     tensors = load_file(folder / "model.safetensors")
     config = json.loads((folder / "config.json").read_text())
     c = config["hidden_size"]
     tensors = {f"bert.{name.removeprefix('bert.')}": tensor for name, tensor in tensors.items()}
     tensors |= {f"{name}.weight": np.eye(c, dtype=np.float32) for name in ("bert.pooler.dense", "classifier")}
-    tensors |= {f"{name}.bias": np.zeros(c, np.float32) for name in ("bert.pooler.dense", "classifier")}
+    if labels is not None:
+        tensors["classifier.weight"] = np.random.default_rng(0).standard_normal((labels, c), np.float32) / c**0.5
+    heads = {"bert.pooler.dense": c, "classifier": labels or c}
+    tensors |= {f"{name}.bias": np.zeros(width, np.float32) for name, width in heads.items()}
     config["architectures"] = ["BertForSequenceClassification"]
-    config["id2label"] = {str(i): str(i) for i in range(c)}
-    config["label2id"] = {str(i): i for i in range(c)}
+    config["id2label"] = {str(i): str(i) for i in range(heads["classifier"])}
+    config["label2id"] = {str(i): i for i in range(heads["classifier"])}
     out.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copy(folder / name, out / name)

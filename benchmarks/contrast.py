@@ -5,24 +5,19 @@
     python -m benchmarks.contrast --cross-encoder FOLDER --json
 
 Scorers: the bi-encoder's cosine; the same model's token vectors compared one by one (each question token takes its best
-match, summed: late interaction without any training for it); BM25 over all passages of the set; a cross-encoder, where
-its folder is given.
+match, summed: late interaction without any training for it, punctuation of passages left out); BM25 over all passages
+of the set; a cross-encoder, where its folder is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from minibi import BiEncoder, CrossEncoder
+from minibi import BM25, BiEncoder, CrossEncoder, LateInteraction
 from minibi.evaluate.contrast import (
     Contrast,
     Scorer,
@@ -33,35 +28,34 @@ from minibi.evaluate.contrast import (
     read_nevir,
 )
 from minibi.evaluate.quantifiers import generate
-from minibi.shapes import unit_rows
+from minibi.text.words import Words
 
 from .common import say, table
 
 
-def bm25(questions: list[str], passages: list[str], k1: float = 1.2, b: float = 0.75) -> list[float]:
-    """BM25 as in Lucene, words in lower case; the collection is the set of all passages."""
-    words = {text: re.findall(r"\w+", text.lower()) for text in dict.fromkeys([*questions, *passages])}
-    counts = {text: Counter(words[text]) for text in dict.fromkeys(passages)}
-    frequency = Counter(word for count in counts.values() for word in count)
-    average = sum(count.total() for count in counts.values()) / len(counts)
+def bm25(questions: list[str], passages: list[str]) -> list[float]:
+    """BM25 as in Lucene, words in lower case, none left out or stemmed; the collection is the set of all passages."""
+    distinct = list(dict.fromkeys(passages))
+    index = BM25(k1=1.2, tokenizer=Words(stop_words=None, stemmer=None, min_length=1))
+    index.add(distinct)
+    number = {text: i for i, text in enumerate(distinct)}
     scores = []
     for question, passage in zip(questions, passages, strict=True):
-        count = counts[passage]
-        norm = k1 * (1 - b + b * count.total() / average)
-        terms = [w for w in words[question] if w in count]
-        idf = [math.log(1 + (len(counts) - frequency[w] + 0.5) / (frequency[w] + 0.5)) for w in terms]
-        scores.append(math.fsum(i * count[w] / (count[w] + norm) for i, w in zip(idf, terms, strict=True)))
+        found, ids = index.search(question, 1, filter=[number[passage]])
+        scores.append(float(found[0, 0]) if ids[0, 0] >= 0 else 0.0)
     return scores
 
 
-def token_vectors(model: BiEncoder) -> Scorer:
-    """The sum over a question's tokens of the best cosine with a passage's token (ColBERT's MaxSim)."""
+def token_vectors(model: LateInteraction) -> Scorer:
+    """MaxSim: each question token takes its best match among the passage's, summed."""
 
     def score(questions: list[str], passages: list[str]) -> list[float]:
-        texts = list(dict.fromkeys([*questions, *passages]))
-        states = model.encode(texts, output_value="token_embeddings", truncation="silent")
-        of = {text: unit_rows(h) for text, h in zip(texts, states, strict=True)}
-        return [float((of[q] @ of[p].T).max(axis=1).sum()) for q, p in zip(questions, passages, strict=True)]
+        asked, read = list(dict.fromkeys(questions)), list(dict.fromkeys(passages))
+        queries = dict(zip(asked, model.encode_query(asked, truncation="silent"), strict=True))
+        documents = dict(zip(read, model.encode_document(read, truncation="silent"), strict=True))
+        return [
+            float(model.similarity(queries[q], documents[p])[0, 0]) for q, p in zip(questions, passages, strict=True)
+        ]
 
     return score
 
@@ -85,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = BiEncoder(options.model)
     scorers: dict[str, Scorer] = {
         "bi-encoder": bi_encoder_scorer(model, truncation="silent"),
-        "token vectors": token_vectors(model),
-        "BM25": lambda questions, passages: np.array(bm25(questions, passages)),
+        "token vectors": token_vectors(LateInteraction(options.model)),
+        "BM25": bm25,
     }
     if options.cross_encoder:
         cross = CrossEncoder(options.cross_encoder)

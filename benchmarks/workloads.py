@@ -87,7 +87,7 @@ def _pairs(cut: Cutter, rng: np.random.Generator) -> list[tuple[str, str]]:
 
 
 def _documents(cut: Cutter, rng: np.random.Generator) -> list[str]:
-    return [cut.text(LONGEST) for _ in range(64)]
+    return [cut.text(LONGEST) for _ in range(24)]
 
 
 _MAKERS: dict[str, tuple[str, Callable[[Cutter, np.random.Generator], list]]] = {
@@ -95,7 +95,7 @@ _MAKERS: dict[str, tuple[str, Callable[[Cutter, np.random.Generator], list]]] = 
     "texts": ("128 texts of about 128 tokens", _texts),
     "mixed": ("128 texts of 16–252 tokens", _mixed),
     "pairs": ("100 pairs of about 160 tokens", _pairs),
-    "documents": ("64 documents of 512 tokens", _documents),
+    "documents": ("24 documents of 512 tokens", _documents),
 }
 NAMES = tuple(_MAKERS)
 

@@ -18,15 +18,16 @@ from .environment import thread_count
 A = TypeVar("A")
 B = TypeVar("B")
 
-_pools: dict[int, ThreadPoolExecutor] = {}
+_pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
 _lock = threading.Lock()
-_part = threading.local()  # .busy: this thread works on a part already
+_here = threading.local()  # .worker: whether this thread is one of a pool's
 
 
 def _forget_threads() -> None:
     """A forked child has none of its parent's threads, and would wait for them for ever."""
     global _lock
     _lock = threading.Lock()
+    _here.worker = False
     _pools.clear()
 
 
@@ -34,20 +35,31 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
+def _in_worker() -> bool:
+    return getattr(_here, "worker", False)
+
+
+def _pool(name: str, threads: int) -> ThreadPoolExecutor:
+    """The pool of that name and size; there is one of each."""
+    with _lock:
+        if (name, threads) not in _pools:
+            _pools[name, threads] = ThreadPoolExecutor(threads, name, setattr, (_here, "worker", True))
+        return _pools[name, threads]
+
+
 def parallel_map(work: Callable[[A], B], items: Iterable[A], threads: int | None = None) -> Iterator[B]:
     """`work(item)` for each item, results in the items' order, at most `threads` at once.
 
     Lazy on both sides: at most 2 * threads items are taken ahead of the results that were consumed. With one thread the
-    work runs in the caller's own. An exception in `work` reaches the caller; work not yet begun is dropped, and
-    what had begun has ended by then.
+    work runs in the caller's own, and so it does inside other work: a pool whose threads wait for one another would
+    wait for ever. An exception in `work` reaches the caller; work not yet begun is dropped, and what had begun has
+    ended by then.
     """
-    count = thread_count(threads)
-    todo = iter(items)
-    if count == 1:
+    count, todo = thread_count(threads), iter(items)
+    if count == 1 or _in_worker():
         yield from map(work, todo)
         return
-    with _lock:
-        pool = _pools.setdefault(count, ThreadPoolExecutor(count, thread_name_prefix="minibi"))
+    pool = _pool("minibi", count)
     waiting: list[Future[B]] = [pool.submit(work, item) for item in islice(todo, 2 * count)]
     try:
         while waiting:
@@ -62,28 +74,20 @@ def parallel_ranges(work: Callable[[int, int], object], count: int, threads: int
     """`work(first, last)` on contiguous parts of range(count), one for each thread; the caller's own does the first.
 
     For many short steps one after the other, where handing out chunk by chunk would cost more than an uneven share.
-    Within `work` there is nothing left to share: a call there runs in its own thread alone. An exception in `work`
-    reaches the caller, once all parts have ended.
+    Inside other work there is one part. An exception in `work` reaches the caller, once all parts have ended.
     """
-    parts = 1 if getattr(_part, "busy", False) else max(1, min(thread_count(threads), count))
+    parts = 1 if _in_worker() else max(1, min(thread_count(threads), count))
     ends = [count * i // parts for i in range(parts + 1)]
     if parts == 1:
         work(0, count)
         return
-
-    def alone(first: int, last: int) -> None:
-        _part.busy = True
-        try:
-            work(first, last)
-        finally:
-            _part.busy = False
-
-    with _lock:
-        pool = _pools.setdefault(-parts, ThreadPoolExecutor(parts - 1, thread_name_prefix="minibi-part"))
-    waiting = [pool.submit(alone, first, last) for first, last in pairwise(ends[1:])]
+    pool = _pool("minibi-part", parts - 1)
+    waiting = [pool.submit(work, first, last) for first, last in pairwise(ends[1:])]
     try:
-        alone(ends[0], ends[1])
+        _here.worker = True  # for as long as its own part lasts
+        work(ends[0], ends[1])
     finally:
+        _here.worker = False
         for future in waiting:
             future.exception()
     for future in waiting:

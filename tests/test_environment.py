@@ -12,7 +12,7 @@ import pytest
 from minibi import environment
 from minibi.environment import cache_folder, plain_kernels, thread_count, weights_folder
 from minibi.errors import InputError
-from minibi.threads import parallel_map
+from minibi.threads import parallel_map, parallel_ranges
 
 
 @pytest.fixture
@@ -165,6 +165,31 @@ def test_an_exception_reaches_the_caller(threads):
     with pytest.raises(KeyError, match="seven"):
         next(results)
     assert list(parallel_map(work, range(7), threads)) == list(range(7)), "the pool is still good"
+
+
+@pytest.mark.parametrize("inner", [parallel_map, parallel_ranges])
+@pytest.mark.parametrize("outer", [parallel_map, parallel_ranges])
+def test_work_inside_work_does_not_wait_for_itself(outer, inner):
+    """Every thread of the pool does work that wants threads of the same pool."""
+    done: list[int] = []
+
+    def nested(*_: int) -> None:
+        if inner is parallel_map:
+            done.extend(parallel_map(lambda x: x, range(10), 2))
+        else:
+            parallel_ranges(lambda first, last: done.extend(range(first, last)), 10, 2)
+
+    def run() -> None:
+        if outer is parallel_map:
+            list(parallel_map(nested, range(8), 2))
+        else:
+            parallel_ranges(nested, 8, 2)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(20)
+    assert not thread.is_alive(), "a worker waits for a worker"
+    assert sorted(done) == sorted(list(range(10)) * (8 if outer is parallel_map else 2))
 
 
 def test_the_folder_of_a_checkout_comes_with_the_package(monkeypatch, tmp_path):

@@ -86,6 +86,7 @@ def test_import_is_light_and_quick():
 def test_every_public_name_loads():
     import minibi
 
+    assert set(minibi.__all__) == {*minibi._HOME, "__version__"}
     for name in minibi.__all__:
         assert getattr(minibi, name) is not None
     with pytest.raises(AttributeError):

@@ -5,7 +5,7 @@ Contenders take turns, as everywhere; see `benchmarks.common`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,20 +102,29 @@ def at_equal_recall(found: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def exact_search(contenders: Sequence[Contender], work: Workload, count: int) -> list[dict[str, Any]]:
-    """Milliseconds per query of 100 in one call and of one alone, beside NumPy's matrix product and a selection."""
-    batch, one = work.queries[:100], work.queries[:1]
-    runs: dict[tuple[str, int], Any] = {}
-    for queries in (batch, one):
-        for c in contenders:
-            runs[c.name, len(queries)] = partial(c.search, queries, K, None)
-        runs["NumPy", len(queries)] = partial(exact, work.vectors, queries, K)
+    """Milliseconds per query of 100 in one call and of 20 in a call each, beside NumPy's product and a selection."""
+    batch, singles = work.queries[:100], [work.queries[i : i + 1] for i in range(20)]
+
+    def one_by_one(search: Callable[[Floats], Any]) -> None:
+        for query in singles:
+            search(query)
+
+    ways: dict[str, Callable[[Floats], Any]] = {c.name: partial(_first, c) for c in contenders}
+    ways["NumPy"] = lambda queries: exact(work.vectors, queries, K)
+    runs: dict[tuple[str, int], Any] = {(name, 100): partial(search, batch) for name, search in ways.items()}
+    runs |= {(name, 1): partial(one_by_one, search) for name, search in ways.items()}
     times = interleave(runs, count)
-    recalls = {c.name: recall(c.search(batch, K, None), work.truth[:100, :K]) for c in contenders} | {"NumPy": 1.0}
+    recalls = {name: recall(search(batch), work.truth[:100, :K]) for name, search in ways.items()}
     return [
-        {"name": name, "queries": n, "ms": Ratio.of(1000 * t / n for t in times[name, n]), "recall": recalls[name]}
-        | {"over": {other: ratio(times[other, n], times[name, n]) for other in recalls if other != name}}
+        {"name": name, "queries": n, "ms": Ratio.of(1000 * t / max(n, len(singles)) for t in times[name, n])}
+        | {"recall": recalls[name]}
+        | {"over": {other: ratio(times[other, n], times[name, n]) for other in ways if other != name}}
         for name, n in runs
     ]
+
+
+def _first(contender: Contender, queries: Floats) -> Ints:
+    return contender.search(queries, K, None)
 
 
 def setting_at(curve: Sequence[Point], target: float) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `minibi demo`, `index`, `search`, `eval`, `check`, `warmup`, `quantize`.
+"""The command line: `minibi demo`, `index`, `search`, `eval`, `check`, `train`, `warmup`, `quantize`.
 
 Bad input ends in one line on standard error and exit code 1; a wrong call in usage help and exit code 2.
 """
@@ -18,6 +18,9 @@ import click
 from .. import __version__
 from ..errors import MinibiError
 from .evaluation import evaluate
+from .training import train_command
+
+INTERRUPTED = "interrupted; what was finished is kept, repeat the command to continue"
 
 
 class _Group(click.Group):
@@ -35,8 +38,8 @@ class _Group(click.Group):
             if isinstance(e, BrokenPipeError):
                 raise
             raise click.ClickException(" ".join(str(e).split())) from e
-        except KeyboardInterrupt:
-            click.echo("\ninterrupted; what was finished is kept, repeat the command to continue", err=True)
+        except KeyboardInterrupt as e:
+            click.echo(f"\n{e}" if str(e) else f"\n{INTERRUPTED}", err=True)
             ctx.exit(130)
 
 
@@ -99,21 +102,27 @@ def _answer(collection: Any, text: str, k: int) -> None:
 @click.option("--text", help="Column that holds the text, for JSONL and CSV.")
 @click.option("--title", help="Column that holds the title.")
 @click.option("--id", "id_column", help="Column that holds the id.")
-@click.option("--model", default="all-MiniLM-L6-v2", show_default=True, help="Bundled name, folder or hub name.")
+@click.option("--model", help="Bundled name, folder or hub name.  [default: the collection's, or all-MiniLM-L6-v2]")
+@click.option(
+    "--compute",
+    type=click.Choice(["float32", "int8"]),
+    help="Arithmetic, here and in searches: int8 is some three times faster.  [default: the collection's, or float32]",
+)
 def index(
     paths: tuple[Path, ...],
     output: Path | None,
     text: str | None,
     title: str | None,
     id_column: str | None,
-    model: str,
+    model: str | None,
+    compute: str | None,
 ) -> None:
     """Index files and folders of text.
 
     Reads text, Markdown, reStructuredText, JSONL, CSV and TSV, each also as .gz. Repeat the command after files
     changed: only what is new is encoded. An interrupted run continues when repeated.
     """
-    from ..models.bi_encoder import BiEncoder
+    from ..models.towers import open_encoder
     from ..search.collection import Collection
     from ..search.ingest import ingest
     from ..text.files import find_sources
@@ -123,7 +132,12 @@ def index(
     find_sources(paths)  # complain before anything is made
     target = output or Path((paths[0].resolve().name.split(".")[0] or "index") + ".minibi")
     existed, blank = target.exists(), not (target / "collection.db").exists()
-    with Collection.open_or_create(target, BiEncoder(model)) as collection:
+    if model or compute or blank:
+        encoder = open_encoder(model or "all-MiniLM-L6-v2", compute=compute or "float32")
+        collection = Collection.open_or_create(target, encoder)
+    else:
+        collection = Collection.open(target)
+    with collection:
         try:
             with show.characters_bar("indexing") as (begin, progress):
                 report = ingest(collection, paths, text=text, title=title, id=id_column, begin=begin, progress=progress)
@@ -153,7 +167,7 @@ def _remove(collection: Any, keep_folder: bool) -> None:
 @click.argument("collection", type=click.Path(path_type=Path))
 @click.argument("question", nargs=-1, required=True)
 @click.option("-k", default=10, show_default=True, type=click.IntRange(1), help="How many passages.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 def search(collection: Path, question: tuple[str, ...], k: int, as_json: bool) -> None:
     """Answer a question from an index.
 
@@ -165,7 +179,7 @@ def search(collection: Path, question: tuple[str, ...], k: int, as_json: bool) -
     with Collection.open(collection) as opened:
         found = opened.search(" ".join(question), k)
     if as_json:
-        click.echo(show.json_safe([hit.to_dict() for hit in found]))
+        click.echo(show.json_safe(found.to_dict()))
     elif found:
         show.hits(found)
     else:
@@ -173,6 +187,7 @@ def search(collection: Path, question: tuple[str, ...], k: int, as_json: bool) -
 
 
 main.add_command(evaluate)
+main.add_command(train_command)
 
 
 @main.command()

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 PIPELINES = ("dense", "bm25", "hybrid", "colbert", "rerank")
+AGGREGATES = ("max", "mean3")
 
 
 @click.command("eval")
@@ -18,6 +19,10 @@ PIPELINES = ("dense", "bm25", "hybrid", "colbert", "rerank")
 @click.option("--model", default="all-MiniLM-L6-v2", show_default=True, help="Bundled name, folder or hub name.")
 @click.option("--reranker", help="A cross-encoder's folder, for rerank; by default MODEL's token vectors judge.")
 @click.option("--compute", default="float32", show_default=True, type=click.Choice(["float32", "int8"]))
+@click.option("--window", type=click.IntRange(16), help="Read documents in windows of so many tokens.")
+@click.option(
+    "--aggregate", default="max", show_default=True, type=click.Choice(AGGREGATES), help="A document's windows."
+)
 @click.option("--depth", default=100, show_default=True, type=click.IntRange(1), help="Candidates of each retriever.")
 @click.option("-k", default=100, show_default=True, type=click.IntRange(1), help="Hits asked for per query.")
 @click.option("--metric", "metrics", multiple=True, help="Such as ndcg@10 or recall@100; may be repeated.")
@@ -25,8 +30,9 @@ PIPELINES = ("dense", "bm25", "hybrid", "colbert", "rerank")
 @click.option("--against", type=click.Path(path_type=Path), help="A run in TREC's format to compare with.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
 def evaluate(
-    folder: Path, split: str, pipeline: str, model: str, reranker: str | None, compute: Any, depth: int, k: int,
-    metrics: tuple[str, ...], run_out: Path | None, against: Path | None, as_json: bool,
+    folder: Path, split: str, pipeline: str, model: str, reranker: str | None, compute: Any,
+    window: int | None, aggregate: str, depth: int, k: int, metrics: tuple[str, ...], run_out: Path | None,
+    against: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure retrieval on a BEIR folder.
 
@@ -42,9 +48,10 @@ def evaluate(
 
     dataset = judge.read_beir(folder, split)
     baseline = None if against is None else judge.read_run(against)
-    parts = _parts(pipeline, model, reranker, compute)
+    parts = _parts(pipeline, model, reranker, compute, window is not None)
     started = time.perf_counter()
-    built = build(pipeline, dataset.doc_ids, dataset.docs, depth=depth, show_progress_bar=True, **parts)
+    built = build(pipeline, dataset.doc_ids, dataset.docs, depth=depth, window=window, aggregate=aggregate,
+                  show_progress_bar=True, **parts)  # fmt: skip
     indexed = time.perf_counter() - started
     with tqdm(total=len(dataset.queries), desc="asking", unit="query", disable=None, leave=False) as bar:
         found = judge.measure(dataset, built.search, k=k, metrics=metrics or DEFAULT_METRICS, progress=bar.update)
@@ -56,10 +63,13 @@ def evaluate(
         compared = judge.compare(found.result, other)
     if as_json:
         names = {"dataset": folder.name, "split": split, "pipeline": pipeline, "model": Path(model).name}
+        names |= {} if window is None else {"window": window, "aggregate": aggregate}
         report = names | {"documents": len(dataset.doc_ids)} | found.to_dict() | {"seconds": {"index": indexed}}
         click.echo(show.json_safe(report | ({"against": [c.to_dict() for c in compared]} if compared else {})))
         return
-    click.echo(f"{folder.name} ({split}): {len(dataset.doc_ids):,} documents, {len(dataset.queries):,} queries")
+    windows = "" if window is None else f" in windows of {window} tokens ({aggregate})"
+    documents = f"{len(dataset.doc_ids):,} documents{windows}"
+    click.echo(f"{folder.name} ({split}): {documents}, {len(dataset.queries):,} queries")
     for name, value in found.result.mean.items():
         click.echo(f"  {name:<12} {value:.4f}")
     click.echo(f"  indexed in {indexed:.1f} s; {found.queries_per_second:.1f} queries/s, one at a time")
@@ -69,15 +79,15 @@ def evaluate(
         click.echo(f"  {comparison}")
 
 
-def _parts(pipeline: str, model: str, reranker: str | None, compute: Any) -> dict[str, Any]:
+def _parts(pipeline: str, model: str, reranker: str | None, compute: Any, windows: bool) -> dict[str, Any]:
     """The models that a pipeline needs."""
-    from ..models.bi_encoder import BiEncoder
     from ..models.cross_encoder import CrossEncoder
     from ..models.late_interaction import LateInteraction
+    from ..models.towers import open_encoder
 
     parts: dict[str, Any] = {}
-    if pipeline in ("dense", "hybrid", "rerank"):
-        parts["model"] = BiEncoder(model, compute=compute)
+    if pipeline in ("dense", "hybrid", "rerank") or (windows and pipeline == "bm25"):  # whose words it counts
+        parts["model"] = open_encoder(model, compute=compute)
     if pipeline == "colbert":
         parts["late"] = LateInteraction(model, compute=compute)
     if pipeline == "rerank":

@@ -58,12 +58,13 @@ def _indexes(texts: list[str], report: Callable[[str], object]) -> None:
     from ..index.factory import index_factory
     from ..index.kmeans import kmeans
 
-    vectors = np.eye(64, 32, dtype=np.float32)
+    vectors = np.eye(700, 32, dtype=np.float32)
     for name, settings in INDEXES.items():
         report(f", {name}")
         index = index_factory(name, 32, **settings)
         index.add(vectors)
-        index.search(vectors, 3)
+        for queries, k in ((vectors, 3), (vectors[:1], 3), (vectors[:1], 60)):  # the three ways of FlatIndex
+            index.search(queries, k)
         if "RaBitQ" in name:
             index.estimates(vectors[:1])
         index.remove(range(40))
@@ -115,7 +116,7 @@ STEPS: dict[str, Callable[[list[str], Callable[[str], object]], None]] = {
     "training": _training,
 }
 INDEXES: dict[str, dict[str, Any]] = {
-    "Flat": {},
+    "Flat": {"codes": "int8"},
     "HNSW4": {},
     "IVF4": {"train_size": 32},
     "IVF4,SQ8": {"train_size": 32},

@@ -21,8 +21,11 @@ Candidate = tuple[float, int]
 Layer = Callable[[int], list[int]]  # a row's neighbours on one layer
 
 
-def search_layer(distances: Callable[[list[int]], list[float]], layer: Layer, ef: int, entry: list[Candidate]):
-    """Algorithm 2: the ef nearest to the query on one layer, sorted. distances(rows): to the query."""
+def search_layer(
+    distances: Callable[[list[int]], list[float]], layer: Layer, ef: int, entry: list[Candidate], expanded: int = 0
+) -> list[Candidate]:
+    """Algorithm 2: the ef nearest to the query on one layer, sorted. distances(rows): to the query. Only the nearest
+    `expanded` of them look at their neighbours: ef, if it is not given."""
     entry = sorted(entry)[:ef]
     visited = {row for _, row in entry}
     candidates = list(entry)
@@ -33,6 +36,8 @@ def search_layer(distances: Callable[[list[int]], list[float]], layer: Layer, ef
         nearest = heapq.heappop(candidates)
         furthest = (-found[0][0], -found[0][1])
         if nearest > furthest and len(found) >= ef:
+            break
+        if sum((-d, -row) < nearest for d, row in found) >= (expanded or ef):
             break
         fresh = [row for row in layer(nearest[1]) if row not in visited]
         visited.update(fresh)
@@ -119,32 +124,33 @@ class PlainEngine:
     # building --------------------------------------------------------------
 
     def _select(self, candidates: list[Candidate], m: int, children: Any = ()) -> list[int]:
-        """Algorithm 4: keep a candidate unless it is nearer to one kept before than to the base, or a duplicate of one.
-        Children of the base are always kept."""
+        """Algorithm 4: each candidate that is kept rules out those that are nearer to it than to the base, and its
+        exact duplicates. Children of the base are always kept."""
         chosen: list[int] = []
         owed = sum(row in children for _, row in candidates)
-        for distance, row in candidates:
+        while candidates and len(chosen) < m:
+            (_, row), *candidates = candidates
             if row in children:
                 owed -= 1
-            elif len(chosen) + owed >= m or not self._fits(distance, row, chosen):
+            elif len(chosen) + owed >= m:
                 continue
             chosen.append(row)
-            if len(chosen) == m:
-                break
+            candidates = self._not_hidden(candidates, row, children)
         return chosen
 
-    def _fits(self, distance: float, row: int, chosen: list[int]) -> bool:
-        between = self._distances(self._as_query(row))(chosen) if chosen else []
-        return all(
-            d > distance or (d == distance and not self._same(row, other))
-            for d, other in zip(between, chosen, strict=True)
-        )
+    def _not_hidden(self, candidates: list[Candidate], row: int, children: Any) -> list[Candidate]:
+        between = self._distances(self._as_query(row))([other for _, other in candidates]) if candidates else []
+        return [
+            (distance, other)
+            for d, (distance, other) in zip(between, candidates, strict=True)
+            if other in children or d > distance or (d == distance and not self._same(row, other))
+        ]
 
     def _same(self, a: int, b: int) -> bool:
         return bool((self._table[a] == self._table[b]).all())
 
     def find_neighbours(
-        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
+        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, expanded: int, live: Any
     ) -> None:
         """Algorithm 1 up to the links of the new rows first .. last-1 themselves."""
         for row in range(first, last):
@@ -154,7 +160,7 @@ class PlainEngine:
             for layer in range(min(level, top), -1, -1):
                 if layer == 0:
                     nearest = self._with_root(distances, root, nearest)
-                nearest = search_layer(distances, self._layer(layer, count), ef, nearest)
+                nearest = search_layer(distances, self._layer(layer, count), ef, nearest, expanded)
                 chosen = self._select([(d, other) for d, other in nearest if live[other]], m)
                 self._write(layer, row, chosen)
 

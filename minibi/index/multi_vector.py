@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arguments import whole
+from ..arguments import int64_ids, new_ids, next_ids, whole
 from ..errors import FormatError, InputError
 from ..ragged import Ragged, as_ragged
 from ..shapes import Floats, Ints, unit_rows
@@ -157,7 +157,7 @@ class MultiVectorIndex:
     def remove(self, ids: ArrayLike | Sequence[int]) -> int:
         """Removes documents; returns how many there were. Ids that are not in the index are passed over."""
         with self._lock:
-            return self._forget(_as_ids(ids).tolist())
+            return self._forget(int64_ids(ids).tolist())
 
     def search(
         self, queries: Any, k: int = 10, *, nprobe: int | None = None, depth: int | None = None, filter: Filter = None
@@ -196,7 +196,7 @@ class MultiVectorIndex:
         asked, wanted = self._queries(queries), np.asarray(ids)
         if wanted.ndim == 2 and len(wanted) != len(asked):
             raise InputError(f"ids must be one row, or one row for each of the {len(asked)} queries")
-        table = np.broadcast_to(_as_ids(wanted, rows=2), (len(asked), wanted.shape[-1] if wanted.ndim else 1))
+        table = np.broadcast_to(int64_ids(wanted, ndim=2), (len(asked), wanted.shape[-1] if wanted.ndim else 1))
         with self._lock:
             rows, view = self._known(table.reshape(-1)).reshape(table.shape), self._view()
         out = np.full(table.shape, -np.inf, np.float32)
@@ -208,7 +208,7 @@ class MultiVectorIndex:
     def reconstruct(self, ids: ArrayLike | Sequence[int]) -> Ragged:
         """The vectors of stored documents as they are scored (for cosine of length one). Raises InputError."""
         with self._lock:
-            rows, view = self._known(_as_ids(ids)), self._view()
+            rows, view = self._known(int64_ids(ids)), self._view()
         bounds = np.concatenate([[0], np.cumsum(view.lengths[rows])]).astype(np.int64)
         if not bounds[-1]:
             return Ragged(np.zeros((0, self.dim), np.float32), bounds)
@@ -274,17 +274,8 @@ class MultiVectorIndex:
 
     def _new_ids(self, n: int, ids: ArrayLike | Sequence[int] | None) -> Ints:
         if ids is None:
-            first = max(0, max(self._row_of, default=-1) + 1)
-            if first + n > 2**63 - 1:
-                raise InputError("the largest id leaves no room to count on: pass ids")
-            return np.arange(first, first + n, dtype=np.int64)
-        new = _as_ids(ids)
-        if new.shape != (n,):
-            raise InputError(f"ids must be {n} whole numbers, one for each document, not an array {list(new.shape)}")
-        values, counts = np.unique(new, return_counts=True)
-        if (counts > 1).any():
-            raise InputError(f"id {values[counts > 1][0]} is given twice")
-        return new
+            return next_ids(max(0, max(self._row_of, default=-1) + 1), n)
+        return new_ids(ids, n, "document")
 
     def _append(self, documents: Ragged, ids: Ints, replace: bool = False) -> None:
         vectors, lengths = documents.vectors, documents.lengths
@@ -364,17 +355,3 @@ def _with(a: NDArray, used: int, values: NDArray) -> NDArray:
         a = bigger
     a[used:needed] = values
     return a
-
-
-def _as_ids(ids: ArrayLike | Sequence[int], rows: int = 1) -> Ints:
-    """ids as int64, in one row or in a table. Raises InputError."""
-    try:
-        raw = np.atleast_1d(np.asarray(ids))
-    except ValueError:
-        raise InputError("ids must be a plain list of whole numbers, not a ragged one") from None
-    if raw.size and (raw.dtype.kind not in "iu" or raw.ndim > rows):
-        raise InputError(f"ids must be whole numbers in one row, not {raw.dtype} {list(raw.shape)}")
-    new = raw.astype(np.int64)
-    if (new == -1).any() or (raw.dtype.kind == "u" and (new < 0).any()):
-        raise InputError("ids must be int64 and not -1, which stands for 'none'")
-    return new

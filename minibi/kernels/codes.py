@@ -136,35 +136,21 @@ def encode_queries(x, out):
         out[i, width + 4 : width + 8].view(np.int32)[0] = total
 
 
-@inline
-def row_as_query(row, kind, width, out):
-    """A stored row (uint8, its codes and tail) in the form of a query (uint8 [W + 16]), exactly what it stands for."""
-    codes, floats = out[:width].view(np.int8), out[width : width + 16].view(np.float32)
-    total = np.int32(0)
-    if kind == INT8:
-        for j in range(width):
-            codes[j] = np.int8(np.int32(row[j]) - 128)
-        size = width
-    else:
-        size = width // 2
-        for block in range(0, size, 64):
-            for j in range(64):
-                codes[2 * block + j] = np.int8(2 * np.int32(row[block + j] & 15) - 15)
-            for j in range(64):
-                codes[2 * block + 64 + j] = np.int8(2 * np.int32(row[block + j] >> 4) - 15)
-    for j in range(width):
-        total += np.int32(codes[j])
-    tail = row[size : size + 8].view(np.float32)
-    floats[0], floats[2] = tail[0], tail[1]
-    out[width + 4 : width + 8].view(np.int32)[0] = total
+def _whole(e, row, index):
+    """The 64 codes of 64 bytes, as one vector."""
+    return [simd.load_ints(e, e.add(row, index))]
 
 
-def _products(unpack):
-    """An intrinsic `(a, b, c, d, query, n)`: sums of codes times the query's bytes for four rows, exact int32.
+def _halves(e, row, index):
+    """The 128 codes of 64 bytes, as two vectors."""
+    both = simd.load_ints(e, e.add(row, index))
+    four, mask = (simd.ir.Constant(simd.ints, [x] * LANES) for x in (4, 0x0F0F0F0F))
+    return [e.and_(both, mask), e.and_(e.lshr(both, four), mask)]
 
-    unpack(builder, row address, query address, index) yields pairs of (64 codes, 64 bytes of the query) for 64 bytes of
-    the row, of which there are n.
-    """
+
+def _products(codes_of):
+    """An intrinsic `(a, b, c, d, query, n)`: sums of codes times the query's bytes for four rows of n bytes, exact
+    int32."""
 
     @intrinsic
     def products(typing_context, a, b, c, d, query, n):
@@ -174,9 +160,10 @@ def _products(unpack):
             with Loop(e, n, [Lanes(e, simd.zero_ints())] * 4, step=64) as loop:
                 sums = []
                 for row, total in zip(rows, loop.carried, strict=True):
-                    value = total.value
-                    for codes, signed in unpack(e, row, query, loop.index):
-                        value = simd.dot_bytes(e, value, codes, signed)
+                    value, codes = total.value, codes_of(e, row, loop.index)
+                    at = e.add(query, e.mul(loop.index, i64(len(codes))))
+                    for i, part in enumerate(codes):
+                        value = simd.dot_bytes(e, value, part, simd.load_ints(e, at, 64 * i))
                     sums.append(Lanes(e, value))
                 loop.next(*sums)
             return context.make_tuple(e, signature.return_type, [simd.sum_ints(e, s.value) for s in loop.results])
@@ -186,18 +173,38 @@ def _products(unpack):
     return products
 
 
-def _whole(e, row, query, index):
-    yield simd.load_ints(e, e.add(row, index)), simd.load_ints(e, e.add(query, index))
+def _as_query(codes_of, times, offset):
+    """An intrinsic `(row, out, n)`: a row (n bytes of codes, then factor and norm) in the form of a query, exactly what
+    it stands for: a code as times * code - offset."""
+
+    @intrinsic
+    def as_query(typing_context, row, out, n):
+        def generate(context, builder, signature, args):
+            e = builder
+            row, out, n = args
+            ones, shift = (simd.ir.Constant(simd.octets, [x] * 64) for x in (1, offset))
+            with Loop(e, n, [Lanes(e, simd.zero_ints())], step=64) as loop:
+                total, codes = loop.carried[0].value, codes_of(e, row, loop.index)
+                at = e.add(out, e.mul(loop.index, i64(len(codes))))
+                for i, part in enumerate(codes):
+                    part = e.bitcast(part, simd.octets)
+                    signed = e.bitcast(e.sub(e.add(part, part) if times == 2 else part, shift), simd.ints)
+                    simd.store_ints(e, signed, at, 64 * i)
+                    total = simd.dot_bytes(e, total, e.bitcast(ones, simd.ints), signed)
+                loop.next(Lanes(e, total))
+            total, tail, end = simd.sum_ints(e, loop.results[0].value), e.add(row, n), e.add(out, e.mul(n, i64(times)))
+            for value, place in (
+                (simd.load_scalar(e, tail), 0),
+                (e.bitcast(total, simd.f32), 4),
+                (simd.load_scalar(e, e.add(tail, i64(4))), 8),
+            ):
+                simd.store_scalar(e, value, e.add(end, i64(place)))
+            return context.get_dummy_value()
+
+        return types.void(*[ADDRESS] * 3), generate
+
+    return as_query
 
 
-def _halves(e, row, query, index):
-    both = simd.load_ints(e, e.add(row, index))
-    mask = simd.ir.Constant(simd.ints, [0x0F0F0F0F] * LANES)
-    at = e.add(query, e.mul(index, i64(2)))
-    yield e.and_(both, mask), simd.load_ints(e, at)
-    shifted = e.lshr(both, simd.ir.Constant(simd.ints, [4] * LANES))
-    yield e.and_(shifted, mask), simd.load_ints(e, at, 64)
-
-
-products8 = _products(_whole)
-products4 = _products(_halves)
+products8, products4 = _products(_whole), _products(_halves)
+row_as_query8, row_as_query4 = _as_query(_whole, 1, 128), _as_query(_halves, 2, 15)

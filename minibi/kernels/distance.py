@@ -13,7 +13,7 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import inline, kernel
-from .codes import INT8, products4, products8, row_as_query
+from .codes import INT8, products4, products8, row_as_query4, row_as_query8
 from .matmul import ADDRESS
 from .simd import LANES, Loop, i64
 
@@ -122,13 +122,16 @@ def distances_of(rows, kind, metric, width, which, first, count, query):
 @kernel
 def as_query(rows, kind, width, row, scratch):
     """The address of a stored row in the form of a query; `scratch` (uint8) holds it where it has to be made."""
+    source, target = rows.ctypes.data + rows.shape[1] * np.int64(row), scratch.ctypes.data
     if kind == FLOAT32:
-        return rows.ctypes.data + rows.shape[1] * np.int64(row)
+        return source
     if kind == FLOAT16:
-        _widen(rows.ctypes.data + rows.shape[1] * np.int64(row), width, scratch.ctypes.data)
+        _widen(source, width, target)
+    elif kind == INT8:
+        row_as_query8(source, target, width)
     else:
-        row_as_query(rows[row], kind, width, scratch)
-    return scratch.ctypes.data
+        row_as_query4(source, target, width >> 1)
+    return target
 
 
 @intrinsic

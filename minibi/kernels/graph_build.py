@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cache import inline, kernel
+from .cache import kernel
 from .distance import as_query, distances_of
 from .graph import descend, insert_key, key_of, new_stamp, row_of, search_layer, slot_of, with_root
 
@@ -27,59 +27,61 @@ def _same(table, a, b):
 
 
 @kernel
-def _fits(rows, row, limit, chosen, size, query):
-    """Algorithm 4's test: no row chosen before is nearer to this one than the base is, and none is its duplicate."""
-    for first in range(0, size, 4):
-        block = min(4, size - first)
-        found = distances_of(rows.table, rows.kind, rows.metric, rows.width, chosen, first, block, query)
+def _not_hidden(rows, keys, first, count, row, four, scratch_query):
+    """Of keys[first:count], those that a chosen row does not hide, in order; returns where they end.
+
+    Algorithm 4's test: it hides what is nearer to it than to the base, and its exact duplicates. Odd keys stay.
+    """
+    query = as_query(rows.table, rows.kind, rows.width, row, scratch_query)
+    kept = first
+    for at in range(first, count, 4):
+        block = min(4, count - at)
         for j in range(block):
-            between = key_of(found[j], 0) >> 32
-            if between < limit or (between == limit and _same(rows.table, row, chosen[first + j])):
-                return False
-    return True
-
-
-@inline
-def _is_child(parent, row, base):
-    return parent.size > 0 and parent[row] == base
+            four[j] = row_of(keys[at + j])
+        found = distances_of(rows.table, rows.kind, rows.metric, rows.width, four, 0, block, query)
+        for j in range(block):
+            key = keys[at + j]
+            between, limit = key_of(found[j], 0) >> 32, key >> 32
+            hidden = between < limit or (between == limit and _same(rows.table, row, four[j]))
+            keys[kept] = key
+            kept += np.int64(key & 1 or not hidden)
+    return kept
 
 
 @kernel
-def select_neighbours(rows, candidates, count, m, base, parent, chosen, scratch_query):
-    """Algorithm 4: of `count` sorted keys up to m rows into `chosen`; returns how many. Children of `base` always;
-    an empty table of parents means that there are none.
+def select_neighbours(rows, keys, count, m, chosen, scratch_query):
+    """Algorithm 4: of `count` sorted keys, which are used up, up to m rows into `chosen`, where four places more are
+    for the work; returns how many. Odd keys are of rows that must be among them.
 
     Of exact duplicates only one is chosen, so they cannot fill a list and seal it off.
     """
-    owed = 0
+    four = chosen[m:]
+    owed = first = size = 0
     for i in range(count):
-        owed += np.int64(_is_child(parent, row_of(candidates[i]), base))
-    size = 0
-    for i in range(count):
-        row = row_of(candidates[i])
-        child = _is_child(parent, row, base)
-        if child:
+        owed += keys[i] & 1
+    while first < count and size < m:
+        key = keys[first]
+        first += 1
+        if key & 1:
             owed -= 1
         elif size + owed >= m:
             continue
-        else:
-            query = as_query(rows.table, rows.kind, rows.width, row, scratch_query)
-            if not _fits(rows, row, candidates[i] >> 32, chosen, size, query):
-                continue
-        chosen[size] = row
+        chosen[size] = row_of(key)
         size += 1
-        if size == m:
-            break
+        if size + owed < m:
+            count = _not_hidden(rows, keys, first, count, row_of(key), four, scratch_query)
     return size
 
 
 @kernel
-def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, scratch, scratch_query):
+def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, expanded, live, scratch, scratch_query):
     """Algorithm 1 up to the links of the new rows first .. last-1 themselves, in the graph of the first `count` rows.
 
-    live [count]: rows that may be linked to.
+    live [count]: rows that may be linked to. expanded: of the ef candidates, how many look for others at their
+    neighbours.
     """
-    chosen = np.empty(m + 1, np.int32)
+    chosen = np.empty(m + 4, np.int32)
+    keys = np.empty(ef, np.int64)
     query_bytes = np.empty(scratch_query.size, np.uint8)
     pool = scratch.pool
     for row in range(first, last):
@@ -91,16 +93,13 @@ def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, s
             table = graph.links if layer == 0 else graph.upper
             if layer == 0:
                 size = with_root(rows, query, root, ef, size, scratch)
-            size = search_layer(rows, table, graph.offsets, layer, count, query, ef, size, scratch)
-            picked = 0
+            size = search_layer(rows, table, graph.offsets, layer, count, query, ef, expanded, size, scratch)
+            many = 0
             for j in range(size):
                 pool[j] &= ~np.int64(1)
-                candidate = row_of(pool[j])
-                if live[candidate] and picked < m:
-                    other = as_query(rows.table, rows.kind, rows.width, candidate, scratch_query)
-                    if _fits(rows, candidate, pool[j] >> 32, chosen, picked, other):
-                        chosen[picked] = candidate
-                        picked += 1
+                keys[many] = pool[j]
+                many += np.int64(live[row_of(pool[j])])
+            picked = select_neighbours(rows, keys, many, m, chosen, scratch_query)
             mine = table[slot_of(row, layer, graph.offsets)]
             mine[:picked] = chosen[:picked]
             mine[picked:] = -1
@@ -135,6 +134,18 @@ def adopt(table, links, first, last, limit, parent, children, youngest):
 
 
 @kernel
+def _rank(rows, node, others, count, keys, scratch_query):
+    """The first `count` of other rows as sorted keys, by their distances to a row."""
+    query = as_query(rows.table, rows.kind, rows.width, node, scratch_query)
+    size = 0
+    for at in range(0, count, 4):
+        block = min(4, count - at)
+        found = distances_of(rows.table, rows.kind, rows.metric, rows.width, others, at, block, query)
+        for j in range(block):
+            _, size = insert_key(keys, size, count, key_of(found[j], others[at + j]))
+
+
+@kernel
 def link_back(rows, table, slots, targets, sources, starts, first, last, parent, scratch_query):
     """Row targets[i] gains links to sources[starts[i] : starts[i + 1]], for i in first .. last-1; its list of links is
     table[slots[i]]. A list that would overflow is chosen anew."""
@@ -144,8 +155,7 @@ def link_back(rows, table, slots, targets, sources, starts, first, last, parent,
         most = max(most, starts[i + 1] - starts[i])
     all_of = np.empty(capacity + most, np.int32)
     keys = np.empty(capacity + most + 1, np.int64)
-    chosen = np.empty(capacity + 1, np.int32)
-    query_bytes = np.empty(scratch_query.size, np.uint8)
+    chosen = np.empty(capacity + 4, np.int32)
     for i in range(first, last):
         mine, node = table[slots[i]], targets[i]
         count = 0
@@ -164,14 +174,10 @@ def link_back(rows, table, slots, targets, sources, starts, first, last, parent,
             for j in range(held, count):
                 mine[j] = all_of[j]
             continue
-        query = as_query(rows.table, rows.kind, rows.width, node, query_bytes)
-        size = 0
-        for at in range(0, count, 4):
-            block = min(4, count - at)
-            found = distances_of(rows.table, rows.kind, rows.metric, rows.width, all_of, at, block, query)
-            for j in range(block):
-                _, size = insert_key(keys, size, count, key_of(found[j], all_of[at + j]))
-        size = select_neighbours(rows, keys, size, capacity, node, parent, chosen, scratch_query)
+        _rank(rows, node, all_of, count, keys, scratch_query)
+        for j in range(count):
+            keys[j] |= np.int64(parent.size > 0 and parent[row_of(keys[j])] == node)
+        size = select_neighbours(rows, keys, count, capacity, chosen, scratch_query)
         mine[:size] = chosen[:size]
         mine[size:] = -1
 
@@ -185,9 +191,7 @@ def bypass(rows, table, offsets, level, owners, first, last, live, scratch, fres
     """
     capacity = table.shape[1]
     most = scratch.pool.size - 1
-    no_parents = np.empty(0, np.int32)
-    chosen = np.empty(capacity + 1, np.int32)
-    query_bytes = np.empty(scratch_query.size, np.uint8)
+    chosen = np.empty(capacity + 4, np.int32)
     todo = np.empty(most, np.int32)
     found_rows = np.empty(most, np.int32)
     for i in range(first, last):
@@ -212,14 +216,8 @@ def bypass(rows, table, offsets, level, owners, first, last, live, scratch, fres
                     elif tail < most:
                         todo[tail] = row
                         tail += 1
-        query = as_query(rows.table, rows.kind, rows.width, node, query_bytes)
-        size = 0
-        for at in range(0, count, 4):
-            block = min(4, count - at)
-            found = distances_of(rows.table, rows.kind, rows.metric, rows.width, found_rows, at, block, query)
-            for j in range(block):
-                _, size = insert_key(scratch.pool, size, most, key_of(found[j], found_rows[at + j]))
-        size = select_neighbours(rows, scratch.pool, size, capacity, node, no_parents, chosen, scratch_query)
+        _rank(rows, node, found_rows, count, scratch.pool, scratch_query)
+        size = select_neighbours(rows, scratch.pool, count, capacity, chosen, scratch_query)
         mine = fresh_table[slot_of(node, level, offsets)]
         mine[:size] = chosen[:size]
         mine[size:] = -1

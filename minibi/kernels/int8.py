@@ -46,8 +46,11 @@ def pack8(w, channel=0):
     return out, columns
 
 
-def tile8(height):
-    """`matmul.tile` on bytes, for one panel and sums of int32; k in groups of four bytes."""
+def tile8(height, signed_rows=False):
+    """`matmul.tile` on bytes, for one panel and sums of int32; k in groups of four bytes.
+
+    Bytes of `a` are unsigned and those of the panel signed, or, with signed_rows, the other way round.
+    """
 
     @intrinsic
     def multiply(typing_context, a, lda, b, k, c, ldc, rows, ahead, stride):
@@ -66,7 +69,8 @@ def tile8(height):
                     x = simd.broadcast_int(e, e.add(row[i], at))
                     for j in range(VECTORS):
                         total = loop.carried[i * VECTORS + j].value
-                        sums.append(simd.Lanes(e, simd.dot_bytes(e, total, x, columns[j])))
+                        both = (columns[j], x) if signed_rows else (x, columns[j])
+                        sums.append(simd.Lanes(e, simd.dot_bytes(e, total, *both)))
                 loop.next(*sums)
             for i in range(height):
                 with e.if_then(e.icmp_signed(">", rows, i64(i))):

@@ -1,9 +1,9 @@
-"""Texts and queries to numbers: the vocabulary, what a text may be, what an id may be."""
+"""Texts and queries to numbers: the vocabulary, and what a text may be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,10 @@ Ids = NDArray[np.int64]
 
 
 class Batch(NamedTuple):
-    """Queries end to end: query q has terms[offsets[q] : offsets[q + 1]]; -1 is a term that no document has."""
+    """Queries end to end: query q has terms[offsets[q] : offsets[q + 1]]; -1 is a term that no document has.
+
+    weights: one for each term, or none, which is 1 for each.
+    """
 
     terms: NDArray[np.int32]
     weights: NDArray[np.float64]
@@ -121,28 +124,29 @@ class Reader:
         if isinstance(queries, (str, Mapping)):
             queries = [queries]
         found = _listed(queries, "query")
-        weights: list[float] = []
-        if any(isinstance(query, Mapping) for query in found):
+        kinds, weights = set(map(type, found)), np.zeros(0)
+        if not kinds <= {str, list, tuple} and any(isinstance(query, Mapping) for query in found):
             if not all(isinstance(query, Mapping) for query in found):
                 raise InputError("queries must be all of one kind: strings, lists of terms, or {term: weight}")
-            weights = [_weight(w) for query in found for w in query.values()]
-            found = [list(query) for query in found]
-        if set(map(type, found)) <= {list, tuple}:
-            try:
-                terms = list(map(self.vocabulary.get, chain.from_iterable(found)))
-            except TypeError:
-                terms = [None]
-            if None not in terms:  # all of them are terms that are known
-                ends = np.cumsum([0, *map(len, found)], dtype=np.int64)
-                return Batch(np.array(terms, np.int32), np.array(weights) if weights else np.ones(len(terms)), ends)
-        words, number = self._words(found, "query")
-        flat: list[int | None] = []
-        ends = [0]
-        for some in words:
-            flat.extend(map(number.get, some) if number is self.vocabulary else self._look_up(some))
-            ends.append(len(flat))
-        numbers = np.array([-1 if i is None else i for i in flat], np.int32)
-        return Batch(numbers, np.array(weights) if weights else np.ones(len(numbers)), np.array(ends, np.int64))
+            weights = np.array([_weight(w) for query in found for w in query.values()])
+            found, kinds = [list(query) for query in found], {list}
+        if kinds <= {list, tuple}:
+            numbers = self._numbers(found)
+        else:
+            found = list(map(self._look_up, self._words(found, "query")[0]))
+            numbers = list(chain.from_iterable(found))
+        ends = np.array(list(accumulate(map(len, found), initial=0)), np.int64)
+        return Batch(np.array(numbers, np.int32), weights, ends)
+
+    def _numbers(self, queries: Sequence[Sequence[Any]]) -> list[int]:
+        """Of terms, -1 for one that is unknown."""
+        try:
+            numbers = list(map(self.vocabulary.get, chain.from_iterable(queries), repeat(-1)))
+        except TypeError:  # one that cannot be a key
+            numbers = [-1]
+        if -1 in numbers and not set(map(type, chain.from_iterable(queries))) <= {str}:
+            self._words(queries, "query")  # says which is no term
+        return numbers
 
     def _look_up(self, keys: Sequence[Any]) -> list[int]:
         """Numbers of words that need not be known, and do not become so."""
@@ -197,28 +201,3 @@ def _weight(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value <= 1e9:
         raise InputError(f"the weight of a query term must be a number from 0 to 1e9, not {value!r}")
     return float(value)
-
-
-def as_ids(ids: Any, name: str = "ids") -> Ids:
-    """Whole numbers in one row as int64, none of them -1. Raises InputError."""
-    try:
-        raw = np.atleast_1d(np.asarray(ids))
-    except ValueError:
-        raise InputError(f"{name} must be a plain list of whole numbers, not a ragged one") from None
-    if raw.size and (raw.dtype.kind not in "iu" or raw.ndim > 1):
-        raise InputError(f"{name} must be whole numbers in one row, not {raw.dtype} {list(raw.shape)}")
-    new = raw.astype(np.int64).reshape(-1)
-    if (new == -1).any() or (raw.dtype.kind == "u" and (new < 0).any()):
-        raise InputError(f"{name} must be int64 and not -1, which stands for 'none'")
-    return new
-
-
-def as_new_ids(ids: Any, count: int) -> Ids:
-    """One id for each of `count` texts, all different. Raises InputError."""
-    new = as_ids(ids)
-    if len(new) != count:
-        raise InputError(f"ids must be {count} whole numbers, one for each text, not {len(new)}")
-    values, counts = np.unique(new, return_counts=True)
-    if (counts > 1).any():
-        raise InputError(f"id {values[counts > 1][0]} is given twice")
-    return new

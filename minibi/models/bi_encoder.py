@@ -81,6 +81,7 @@ class BiEncoder:
         self.default_prompt_name = default_prompt_name or default
         choose(self.prompts, self.default_prompt_name, None, None)  # complains now rather than at every text
         self.similarity_fn_name = raw.get("similarity_fn_name") or "cosine"
+        self.tower, self._document_fingerprint = raw.get("tower"), raw.get("document_fingerprint")
         self.truncate_dim = truncate_dim
         self._check_width(truncate_dim)
 
@@ -118,6 +119,24 @@ class BiEncoder:
 
         Two indexes may be compared only if their fingerprints agree.
         """
+        return self.fingerprint_of(self.compute)
+
+    @property
+    def space(self) -> str:
+        """The fingerprint of the vectors that this encoder's queries are to be compared with: its own, but of a query
+        tower that of its document tower."""
+        if self._document_fingerprint is None:
+            return self.fingerprint
+        return self._document_fingerprint + (f"/{self.truncate_dim}" if self.truncate_dim else "")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a copy of the model's folder must be told to give the same vectors; see `surgery.write_settings`."""
+        named = {"default_prompt_name": self.default_prompt_name} if self.default_prompt_name else {}
+        return {"prompts": self.prompts, "max_seq_length": self.max_seq_length} | named
+
+    def fingerprint_of(self, compute: str) -> str:
+        """The fingerprint that it has with another `compute`."""
         digest = hashlib.sha256(self._files_digest)
         settings: list[Any] = [
             self.max_seq_length,
@@ -125,8 +144,8 @@ class BiEncoder:
             sorted(self.prompts.items()),
             self.default_prompt_name,
         ]
-        if self.compute != "float32":
-            settings.append(self.compute)
+        if compute != "float32":
+            settings.append(compute)
         digest.update(json.dumps(settings).encode())
         return digest.hexdigest()
 
@@ -204,12 +223,14 @@ class BiEncoder:
         return codes[0] if single else codes
 
     def encode_query(self, texts: str | Sequence[str], **options: Any) -> Any:
-        """`encode` with the model's prompt for queries, if it has one."""
+        """`encode` with the model's prompt for queries, if it has one. Raises InputError for a document tower."""
+        self._only_for("query")
         options.setdefault("prompt_name", first_of(self.prompts, QUERY_NAMES))
         return self.encode(texts, **options)
 
     def encode_document(self, texts: str | Sequence[str], **options: Any) -> Any:
-        """`encode` with the model's prompt for documents, if it has one."""
+        """`encode` with the model's prompt for documents, if it has one. Raises InputError for a query tower."""
+        self._only_for("document")
         options.setdefault("prompt_name", first_of(self.prompts, DOCUMENT_NAMES))
         return self.encode(texts, **options)
 
@@ -268,6 +289,12 @@ class BiEncoder:
         if not prefix or self.modules.pooling.include_prompt:
             return 0
         return len(self.tokenizer.encode([prefix], "silent")[0]) - 1  # all but the closing special token
+
+    def _only_for(self, side: str) -> None:
+        if self.tower not in (None, side):
+            raise InputError(
+                f"{self.name!r} is a {self.tower} tower: read each {side} with the tower trained beside it"
+            )
 
     def _check_width(self, width: int | None) -> None:
         if width is not None and not 1 <= width <= self.modules.dim:

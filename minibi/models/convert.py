@@ -32,7 +32,7 @@ def convert(source: str | Path, target: str | Path, stored: str) -> Path:
         raise InputError(f"{stored!r} is not one of {list(STORED)}")
     folder, target = locate(source), Path(target)
     check_target(folder, target)
-    place = _transformer(folder)
+    place = transformer_place(folder)
     config = BertConfig.read(folder / place)
     floats = as_floats(read_weights(folder / place))
     for name, tensor in floats.items():
@@ -90,7 +90,7 @@ def write_model(folder: Path, target: Path, weights: Mapping[Path, Mapping[str, 
         raise
 
 
-def _transformer(folder: Path) -> Path:
+def transformer_place(folder: Path) -> Path:
     """Where the weights lie in a model folder: in itself, or in one of its own that an older modules.json names."""
     first = next(iter(read_json(folder / "modules.json", [], kind=list)), {})
     place = Path(str(first.get("path", "") if isinstance(first, dict) else ""))

@@ -17,10 +17,10 @@ from ..errors import InputError, ModelError
 from ..shapes import Floats
 from ..store.tensors import read_weights
 from ..text.batches import Batch
-from ..text.tokenizer import Tokenizer, Truncation, as_texts
+from ..text.tokenizer import Tokenizer, Truncation
 from . import bert
 from .locate import locate
-from .running import TOKEN_BUDGET, Runner, run_batches
+from .running import TOKEN_BUDGET, Runner, ranked, run_batches
 
 
 def sigmoid(x: Floats) -> NDArray[np.float64]:
@@ -130,16 +130,10 @@ class CrossEncoder:
         """
         if self.config.labels != 1:
             raise InputError(f"rank needs a model with one output, this one has {self.config.labels}")
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k must be at least 1, not {top_k}")
-        texts = as_texts(documents)
-        scores = self.predict([(query, text) for text in texts], **options)
-        best = np.argsort(-scores, kind="stable")[:top_k].tolist()
-        ranked: list[dict[str, Any]] = [{"corpus_id": i, "score": float(scores[i])} for i in best]
-        if return_documents:
-            for hit in ranked:
-                hit["text"] = texts[hit["corpus_id"]]
-        return ranked
+        return ranked(
+            lambda query, texts: self.predict([(query, text) for text in texts], **options),
+            query, documents, top_k, return_documents,
+        )  # fmt: skip
 
     def _logits(self, batch: Batch) -> Floats:
         """[B, labels] from the first token's last state: dense, tanh, classifier."""

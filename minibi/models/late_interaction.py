@@ -27,7 +27,7 @@ from ..text.tokenizer import Tokenizer, Tokens, Truncation, as_texts
 from . import bert
 from .late_folders import read_late_folder
 from .locate import locate, read_json
-from .running import TOKEN_BUDGET, Runner, interpreter, run_batches
+from .running import TOKEN_BUDGET, Runner, interpreter, ranked, run_batches
 
 
 class LateInteraction:
@@ -114,10 +114,16 @@ class LateInteraction:
         lengths = f"query_length={s.query_length}, document_length={s.document_length}"
         return f"LateInteraction({self.name!r}, dim={self.dim}, {lengths})"
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What reads documents; its `max_length` leaves room for the marker."""
+        return self._tokenizers[True]
+
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of all that decides a text's vectors: weights, tokenizer, projection, settings."""
-        digest = hashlib.sha256(json.dumps([vars(self.settings), self._skipped.tolist()]).encode())
+        """A hash of all that decides a text's vectors: weights, arithmetic, tokenizer, projection, settings."""
+        arithmetic = [] if self.compute == "float32" else [self.compute]
+        digest = hashlib.sha256(json.dumps([vars(self.settings), self._skipped.tolist(), *arithmetic]).encode())
         t = self._transformer
         files = [*weight_files(t), t / "config.json", t / "tokenizer.json", *self.folder.glob("*/*.safetensors")]
         for file in sorted({f for f in [*files, *self.folder.glob("*/config.json")] if f.is_file()}):
@@ -167,21 +173,12 @@ class LateInteraction:
 
         Equal scores keep the documents' order. Options go to `encode_document`. Raises InputError.
         """
-        if top_k is not None and top_k < 1:
-            raise InputError(f"top_k must be at least 1, not {top_k}")
-        texts = as_texts(documents)
-        vectors = self.encode_document(texts, **options) if texts else pack_rows([], self.dim)
-        asked = as_texts(query)
-        if len(asked) != 1:
-            raise InputError(f"rank orders documents for one query, not for {len(asked)}")
-        matrix = self.encode_query(asked[0], truncation=options.get("truncation", "warn"))
-        scores = maxsim(matrix, vectors)
-        ranked: list[dict[str, Any]] = []
-        for i in np.argsort(-scores, kind="stable")[:top_k].tolist():
-            ranked.append(
-                {"corpus_id": i, "score": float(scores[i])} | ({"text": texts[i]} if return_documents else {})
-            )
-        return ranked
+
+        def scores(query: str, texts: list[str]) -> Floats:
+            matrix = self.encode_query(query, truncation=options.get("truncation", "warn"))
+            return maxsim(matrix, self.encode_document(texts, **options))
+
+        return ranked(scores, query, documents, top_k, return_documents)
 
     def tokens(self, text: str, *, is_query: bool = False) -> list[str]:
         """The written form of the tokens that get a vector, in the order of the rows: for heat maps of MaxSim."""
@@ -233,7 +230,7 @@ class LateInteraction:
             h = self._runner.states(plain)
         else:
             words = np.add.reduceat(1 - batch.types, batch.starts[:-1]).astype(np.int64)
-            ops = _FirstKeys(self._runner.ops, batch.starts, words)
+            ops = FirstKeys(self._runner.ops, batch.starts, words)
             h = bert.forward(ops, self._runner.params, self.config, plain)
         return np.split(self._project(h), batch.starts[1:-1])
 
@@ -251,7 +248,7 @@ class LateInteraction:
         return unit_rows(h)
 
 
-class _FirstKeys:
+class FirstKeys:
     """The verbs of `ops`, but tokens see only the first `words[i]` tokens of their text i: none sees those behind.
 
     A text of S tokens becomes ceil(S / words) texts of `words` tokens, all with the same keys and values, whose queries

@@ -142,6 +142,8 @@ def read_modules(folder: Path, channels: Callable[[Path], int], ops: Any) -> Mod
         place = folder / str(entry.get("path", ""))
         if not place.resolve().is_relative_to(folder.resolve()):
             raise ModelError(f"{folder / 'modules.json'} points outside its folder: {entry['path']!r}")
+        if kind == "Router":
+            raise ModelError(f"{folder} holds two towers, for queries and for documents: use open_encoder or Towers")
         if root != "sentence_transformers" or kind not in ("Transformer", "Pooling", "Dense", "Normalize"):
             raise ModelError(f"{folder}: module {entry['type']!r} is not supported")
         if (kind == "Transformer") != (transformer is None) or (kind == "Pooling") != (pooling is None and dim > 0):

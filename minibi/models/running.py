@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import whole
 from ..environment import plain_kernels, thread_count
 from ..errors import InputError
 from ..shapes import Floats
 from ..text.batches import Batch, pack, plan
-from ..text.tokenizer import Tokens
+from ..text.tokenizer import Tokens, as_texts
 from ..threads import parallel_map
 from . import bert
 
@@ -104,6 +105,23 @@ def run_batches(
             if progress:
                 progress(len(batch.ids))
     return results
+
+
+def ranked(
+    scores: Callable[[str, list[str]], Any], query: str, documents: Sequence[str], top_k: int | None, with_text: bool
+) -> list[dict[str, Any]]:
+    """The documents best first, as sentence-transformers writes it; equal scores keep their order. Raises InputError.
+
+    scores: of a query with each of several texts.
+    """
+    if top_k is not None:
+        whole("top_k", top_k, 1)
+    if not isinstance(query, str):
+        raise InputError(f"rank orders documents for one query, a string, not {type(query).__name__}")
+    texts = as_texts(documents)
+    found = np.asarray(scores(query, texts))
+    best = np.argsort(-found, kind="stable")[:top_k].tolist()
+    return [{"corpus_id": i, "score": float(found[i])} | ({"text": texts[i]} if with_text else {}) for i in best]
 
 
 def _bar(total: int, show: bool) -> Any:

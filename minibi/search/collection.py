@@ -16,6 +16,7 @@ import hashlib
 import re
 import sqlite3
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable
@@ -27,10 +28,11 @@ from ..environment import weights_folder
 from ..errors import FormatError, InputError
 from ..index.flat import FlatIndex
 from ..models.bi_encoder import BiEncoder
+from ..models.towers import Towers, open_encoder
 from ..shapes import Floats, Ints
 from ..text.files import Document, kind_of
 from . import database as data
-from .hits import Hit
+from .hits import Hit, Hits
 from .passages import OVERLAP, Passage, passages_of
 
 DATABASE = "collection.db"
@@ -38,6 +40,9 @@ SNAPSHOT = "vectors.safetensors"
 BATCH_CHARACTERS = 64_000  # encoded and committed together: what an interruption can lose
 FOREIGN = "belongs to another state of the collection"
 STALE = 0.1  # the snapshot is written anew when this share of the passages changed since
+
+
+Encoder = BiEncoder | Towers
 
 
 @dataclass
@@ -69,27 +74,27 @@ class _View:
 class Collection:
     """See the module. Use `create`, `open` or `open_or_create`."""
 
-    def __init__(self, folder: Path, db: sqlite3.Connection, model: BiEncoder | None):
+    def __init__(self, folder: Path, db: sqlite3.Connection, model: Encoder | None):
         self.folder = folder
         self._db = db
         self._lock = threading.RLock()  # one connection, many threads
         meta = data.meta(db)
         self.model_name, self.fingerprint, self._uuid = meta["model"], meta["fingerprint"], meta["uuid"]
-        self.dim = int(meta["dim"])
+        self.dim, self.compute = int(meta["dim"]), meta.get("compute", "float32")
         self._model = model
         if model is not None:
             self._check_model(model)
         self._view: _View | None = None
 
     @classmethod
-    def create(cls, folder: str | Path, model: BiEncoder) -> Collection:
+    def create(cls, folder: str | Path, model: Encoder) -> Collection:
         """A new, empty collection for vectors of `model`. Raises InputError if the folder is taken."""
         if not data.is_blank(Path(folder) / DATABASE):
             raise InputError(f"{folder} is a collection already: open it, or choose another name")
         return cls.open_or_create(folder, model)
 
     @classmethod
-    def open(cls, folder: str | Path, model: BiEncoder | None = None) -> Collection:
+    def open(cls, folder: str | Path, model: Encoder | None = None) -> Collection:
         """An existing collection; its model is loaded when first needed, unless given.
 
         Raises InputError if there is none or it was made with another model, FormatError if it is damaged.
@@ -100,7 +105,7 @@ class Collection:
         return cls._over(folder, data.connect(folder / DATABASE), model)
 
     @classmethod
-    def open_or_create(cls, folder: str | Path, model: BiEncoder) -> Collection:
+    def open_or_create(cls, folder: str | Path, model: Encoder) -> Collection:
         """The collection there is, else a new one. Several processes may do this at once."""
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
@@ -110,15 +115,18 @@ class Collection:
             return cls.open(folder, model)
         if others:
             raise InputError(f"{folder} holds other files: choose another name for the collection's folder")
+        if model.space != model.fingerprint:
+            raise InputError(f"{model.name!r} reads queries alone: make the collection with its document tower too")
         folder.mkdir(parents=True, exist_ok=True)
         own = model.name == model.folder.name and model.folder.parent != weights_folder()  # a folder of the user's
         name = str(model.folder.resolve()) if own else model.name
-        meta = {"uuid": uuid.uuid4().hex, "model": name, "dim": str(model.dim), "overlap": str(OVERLAP)}
-        db = data.create(folder / DATABASE, meta | {"fingerprint": model.fingerprint, "snapshot": "-1"})
+        meta = {"uuid": uuid.uuid4().hex, "model": name, "compute": model.compute, "dim": str(model.dim)}
+        meta |= {"overlap": str(OVERLAP), "fingerprint": model.fingerprint, "snapshot": "-1"}
+        db = data.create(folder / DATABASE, meta)
         return cls._over(folder, db, model)
 
     @classmethod
-    def _over(cls, folder: Path, db: sqlite3.Connection, model: BiEncoder | None) -> Collection:
+    def _over(cls, folder: Path, db: sqlite3.Connection, model: Encoder | None) -> Collection:
         try:
             return cls(folder, db, model)
         except BaseException as e:
@@ -148,18 +156,18 @@ class Collection:
             return int(self._db.execute("SELECT count(*) FROM documents").fetchone()[0])
 
     @property
-    def model(self) -> BiEncoder:
+    def model(self) -> Encoder:
         if self._model is None:
-            model = BiEncoder(self.model_name)
+            model = open_encoder(self.model_name, compute=self.compute)
             self._check_model(model)
             self._model = model
         return self._model
 
-    def _check_model(self, model: BiEncoder) -> None:
-        if model.fingerprint != self.fingerprint:
+    def _check_model(self, model: Encoder) -> None:
+        if model.space != self.fingerprint:
             raise InputError(
                 f"{self.folder} was made with another model or other settings than {model.name!r} "
-                f"(it names {self.model_name!r}): open it with that one, or index into a new folder"
+                f"(it names {self.model_name!r}, {self.compute}): open it with those, or index into a new folder"
             )
 
     def sources(self) -> dict[str, str | None]:
@@ -179,6 +187,10 @@ class Collection:
         Publishes batch by batch. stamp: kept with the source once all is done, to recognize it unchanged another time.
         progress: called with the number of characters done. Raises InputError if another process is writing.
         """
+        if self.model.fingerprint != self.fingerprint:
+            raise InputError(
+                f"{self.model.name!r} reads queries alone: open the collection with its document tower too"
+            )
         with data.sole_writer(self.folder):
             source_id, known = self._begin(source)
             changes = Changes()
@@ -335,20 +347,23 @@ class Collection:
         empty = FlatIndex(self.dim)
         return _View(-1, -1, newest, empty, empty)
 
-    def search(self, query: str, k: int = 10) -> list[Hit]:
+    def search(self, query: str, k: int = 10) -> Hits:
         """The k passages nearest to `query` by cosine, best first. Raises InputError."""
         if not isinstance(query, str) or not query.strip():
             raise InputError("the query is empty: ask something")
         k = whole("k", k, 1)
+        begun = time.perf_counter()
         vector = self.model.encode_query(query, normalize_embeddings=True)
+        encoded = time.perf_counter()
         before = None
         while True:
             view = self._refresh()
             best = sorted((-s, i) for s, i in _both(view, vector, k))[:k]
             with self._lock, data.transaction(self._db, "DEFERRED"):
-                hits = [self._hit(i, -s) for s, i in best]
-            if None not in hits:
-                return hits  # type: ignore[return-value]
+                hits = [hit for s, i in best if (hit := self._hit(i, -s))]
+            if len(hits) == len(best):
+                seconds = {"encode": encoded - begun, "search": time.perf_counter() - encoded}
+                return Hits(tuple(hits), query, seconds)
             if view is before:  # not removed a moment ago, but never there
                 self._view = self._without_snapshot(view.newest, f"{self.folder / SNAPSHOT} {FOREIGN}")
             before = view  # look again

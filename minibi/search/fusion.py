@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -187,7 +187,7 @@ def _fuse(
         )
         id = table.ids[i]
         hit = known.get(id)
-        hits.append(replace(hit, score=total, evidence=evidence) if hit else Hit(total, id=id, evidence=evidence))
+        hits.append(hit.scored(total, evidence) if hit else Hit(total, id=id, evidence=evidence))
     query = next((q for r in rankings.values() if (q := getattr(r, "query", ""))), "")
     return Hits(tuple(hits), query, notes=method.notes() | {"weights": dict(zip(table.names, w.tolist(), strict=True))})
 

@@ -65,6 +65,11 @@ class Hit:
         """What to call it in a table: its title, else its id."""
         return one_line(self.title) or one_line(str(self.id))
 
+    def scored(self, score: float, evidence: tuple[Evidence, ...]) -> Hit:
+        """The same passage with another score. (`dataclasses.replace` takes four times as long.)"""
+        place = self.source, self.key, self.start, self.end, self.line
+        return Hit(score, self.title, self.text, *place, self.id, evidence)
+
     def explain(self) -> str:
         """The score and how it came about, stage by stage, in one line."""
         if not self.evidence:

@@ -23,8 +23,13 @@ class Passage:
     text: str
 
 
-def passages_of(documents: Sequence[Document], tokenizer: Tokenizer, limit: int) -> list[list[Passage]]:
-    """The passages of each document, each at most `limit` tokens long with its title."""
+def passages_of(
+    documents: Sequence[Document], tokenizer: Tokenizer, limit: int, overlap: int = OVERLAP
+) -> list[list[Passage]]:
+    """The passages of each document, each at most `limit` tokens long with its title.
+
+    overlap: tokens that neighbouring windows share at most, and never more than a quarter of a window.
+    """
     most = min(TITLE_TOKENS, limit // 4)
     spans = tokenizer.offsets([d.title for d in documents])
     ends = [s[:most].max(initial=0) if len(s) > most else None for s in spans]
@@ -35,7 +40,7 @@ def passages_of(documents: Sequence[Document], tokenizer: Tokenizer, limit: int)
     for document, title, count, spans in zip(documents, titles, counts, offsets, strict=True):
         room = max(limit - tokenizer.specials - count, 2)
         size = room if len(spans) <= room else max(room - SLACK, 2)
-        cut = windows(document.text, spans, size=size, overlap=min(OVERLAP, size // 4))
+        cut = windows(document.text, spans, size=size, overlap=min(overlap, size // 4))
         prefix = f"{title}\n" if title else ""
         found.append([Passage(a, b, prefix + document.text[a:b]) for a, b in cut])
     return found

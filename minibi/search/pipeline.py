@@ -13,17 +13,15 @@ mapping id -> score; retrievers must speak of the same ids.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..arguments import whole
 from ..errors import InputError
 from ..evaluate.ranking import as_ranking
-from ..models.cross_encoder import CrossEncoder
-from ..models.late_interaction import LateInteraction
 from ..threads import parallel_map
-from .fusion import convex, reciprocal_rank
+from .fusion import Tuned, convex, reciprocal_rank
 from .hits import Evidence, Hit, Hits
 from .rerank import Judge, as_judge, rerank
 
@@ -35,10 +33,10 @@ class Pipeline:
     """retrievers: one, a list (named by their `name`), or a mapping name -> retriever.
 
     fuse: "rrf" (reciprocal rank, k = 60), "convex" (min-max), what `fusion.tune` returned, or any function of
-    {name: ranking} that returns Hits. rerank: a CrossEncoder, a LateInteraction model or a function (query, texts) ->
-    scores. depth: candidates taken from each retriever, and how many are reranked. texts: id -> text, a mapping or a
-    function; needed to rerank, and shown in hits. budget_ms: time for reranking, see `rerank`. parallel: ask several
-    retrievers at once, on threads. Raises InputError.
+    {name: ranking} that returns Hits. rerank: a CrossEncoder, a LateInteraction model, a Late retriever or a function
+    (query, texts) -> scores. depth: candidates taken from each retriever, and how many are reranked. texts: id -> text,
+    a mapping or a function, for hits that come without; reranking reads them. budget_ms: time for reranking, see
+    `rerank`. parallel: ask several retrievers at once, on threads. Raises InputError.
     """
 
     def __init__(
@@ -46,19 +44,20 @@ class Pipeline:
         retrievers: Any,
         *,
         fuse: str | Callable[[Mapping[str, Any]], Hits] = "rrf",
-        rerank: CrossEncoder | LateInteraction | Judge | None = None,
+        rerank: Judge | None = None,
         depth: int = 100,
         texts: Texts | None = None,
         budget_ms: float | None = None,
         parallel: bool = False,
     ):
         self.retrievers = _named(retrievers)
-        if isinstance(fuse, str) and fuse not in FUSIONS:
+        self.fuse: Callable[..., Hits] = FUSIONS.get(fuse) if isinstance(fuse, str) else fuse  # type: ignore[assignment]
+        if not callable(self.fuse):
             raise InputError(f"fuse must be one of {list(FUSIONS)} or a function, not {fuse!r}")
-        self.fuse: Callable[..., Hits] = FUSIONS[fuse] if isinstance(fuse, str) else fuse
-        self.judge = None if rerank is None else as_judge(rerank)
-        if self.judge is not None and texts is None:
-            raise InputError("reranking reads the candidates: pass texts, a mapping from id to text")
+        self._fuses_top = isinstance(self.fuse, Tuned) or self.fuse in FUSIONS.values()  # takes top_k
+        self.judge = rerank
+        if rerank is not None:
+            as_judge(rerank)  # complains now rather than at the first query
         self.depth, self.texts, self.parallel = whole("depth", depth, 1), texts, parallel
         self.budget_ms = _budget(budget_ms)
 
@@ -78,11 +77,15 @@ class Pipeline:
         seconds: dict[str, float] = {}
         found = self._retrieve(query, depth, seconds, options)
         start = time.perf_counter()
-        hits = self._one(*found.popitem()) if len(found) == 1 else self.fuse(found)
-        hits = Hits(hits.hits[: depth if self.judge else k], query, {}, hits.notes)
-        if len(self.retrievers) > 1:
+        wanted = k if self.judge is None else depth
+        if len(found) == 1:
+            hits = self._one(*found.popitem(), wanted)
+        else:
+            hits = self.fuse(found, top_k=wanted) if self._fuses_top else self.fuse(found)
+            if not isinstance(hits, Hits):
+                raise InputError(f"fuse must return Hits, as reciprocal_rank does, not {type(hits).__name__}")
             seconds["fuse"] = time.perf_counter() - start
-        hits = replace(hits, hits=tuple(self._with_text(hit) for hit in hits), seconds=seconds)
+        hits = Hits(tuple(map(self._with_text, hits[:wanted])), query, seconds, hits.notes)
         if self.judge is None:
             return hits
         return rerank(hits, self.judge, budget_ms=self.budget_ms if budget_ms is None else _budget(budget_ms))[:k]
@@ -100,19 +103,19 @@ class Pipeline:
         return {name: answer for name, answer, _ in answers}
 
     @staticmethod
-    def _one(name: str, answer: Any) -> Hits:
+    def _one(name: str, answer: Any, wanted: int) -> Hits:
         """A single retriever's answer, with itself as evidence."""
-        ranked = list(as_ranking(answer, name).items())
+        ranked = list(as_ranking(answer, name).items())[:wanted]
         known = {hit.id: hit for hit in answer} if isinstance(answer, Hits) else {}
         return Hits(
             tuple(
-                replace(known.get(id, Hit(score, id=id)), score=score, evidence=(Evidence(name, rank, score),))
+                (known.get(id) or Hit(score, id=id)).scored(score, (Evidence(name, rank, score),))
                 for rank, (id, score) in enumerate(ranked, 1)
             )
         )
 
     def _with_text(self, hit: Hit) -> Hit:
-        if self.texts is None:
+        if self.texts is None or hit.text:
             return hit
         try:
             text = self.texts(hit.id) if callable(self.texts) else self.texts[hit.id]
@@ -123,7 +126,7 @@ class Pipeline:
 
 def _named(retrievers: Any) -> dict[str, Any]:
     if not isinstance(retrievers, Mapping):
-        listed = list(retrievers) if isinstance(retrievers, Sequence) else [retrievers]
+        listed = list(retrievers) if isinstance(retrievers, (list, tuple)) else [retrievers]
         names = [getattr(r, "name", type(r).__name__.lower()) for r in listed]
         double = next((name for name in names if names.count(name) > 1), None)
         if double:

@@ -25,7 +25,9 @@ from __future__ import annotations
 
 try:
     import hypothesis as _hypothesis  # noqa: F401
-    import pytest as _pytest  # noqa: F401
+    import pytest as _pytest
+
+    _pytest.register_assert_rewrite(f"{__name__}.contract", f"{__name__}.contract_changes")  # failures show values
 except ImportError as e:
     raise ImportError(f"minibi.testing needs {e.name}: pip install 'minibi[testing]'") from None
 

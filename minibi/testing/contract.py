@@ -291,7 +291,9 @@ def _verdicts(contract: IndexContract) -> Iterator[Verdict]:
                     warnings.simplefilter("ignore")
                     test(metric)
             except Exception as e:
-                words = (str(e).strip().splitlines() or [""])[0][:90]
-                yield Verdict(promise, metric, "broken", f"{type(e).__name__}: {words}".replace("|", "/"))
+                while isinstance(e, ExceptionGroup):
+                    e = e.exceptions[0]
+                words = str(e).strip().splitlines() or [f"not so: {test.__doc__.splitlines()[0]}"]
+                yield Verdict(promise, metric, "broken", f"{type(e).__name__}: {words[0][:90]}".replace("|", "/"))
             else:
                 yield Verdict(promise, metric, "kept")

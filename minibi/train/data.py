@@ -279,6 +279,12 @@ class Batches:
             self.state = (seed, epoch, batch + 1)  # before the batch is used: what a checkpoint after it must hold
             yield [self.examples[i] for i in plan[batch]]
 
+    @property
+    def epochs(self) -> float:
+        """How many epochs have gone by, with their parts."""
+        _, epoch, batch = self.state
+        return epoch + batch / max(1, self.count(epoch))
+
     def count(self, epoch: int = 0) -> int:
         """Number of batches of an epoch."""
         return len(self.plan(epoch))

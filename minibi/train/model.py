@@ -114,15 +114,13 @@ class Trainable:
         self.encoder = BiEncoder(model) if isinstance(model, (str, Path)) else model
         self.config = self.encoder.config
         self.pairs = isinstance(self.encoder, CrossEncoder)
-        folder, place = self.encoder.folder, Path()
-        if isinstance(self.encoder, BiEncoder):
-            place = self.encoder.modules.transformer.relative_to(folder)
+        folder = self.encoder.folder
+        place = self._transformer().relative_to(folder)
         self._stored = {place: bert.as_floats(read_weights(folder / place))}
         self._places: dict[str, tuple[Path, str]] = {}  # of each parameter: its folder and the name it is stored under
-        parts = ("embeddings", "encoder", *(("pooler", "classifier") if self.pairs else ()))
         for stored, tensor in self._stored[place].items():
             name = bert.canonical_name(stored)
-            if name.split(".")[0] in parts and tensor.dtype.kind == "f":
+            if name.split(".")[0] in self._parts() and tensor.dtype.kind == "f":
                 self._places[name] = (place, stored)
         for dense in self._dense():
             place = dense.folder.relative_to(folder)
@@ -134,6 +132,13 @@ class Trainable:
         }
         self.frozen: set[str] = set()
         self.freeze(*frozen)
+
+    def _transformer(self) -> Path:
+        return self.encoder.modules.transformer if isinstance(self.encoder, BiEncoder) else self.encoder.folder
+
+    def _parts(self) -> tuple[str, ...]:
+        """What the transformer's file holds that is trained, by the first word of a name."""
+        return ("embeddings", "encoder", *(("pooler", "classifier") if self.pairs else ()))
 
     def _dense(self) -> list[Dense]:
         steps = self.encoder.modules.steps if isinstance(self.encoder, BiEncoder) else ()
@@ -194,21 +199,24 @@ class Trainable:
         return [0, len(batch)] if whole else cuts
 
     def _pass(self, batch: Batch, dropout: Dropout | None, prompt_tokens: int) -> Part:
+        """Some texts forward, on a tape of their own; of the table of words they have the rows that occur."""
         p, wanted, config = dict(self.parameters), self.trainable, self.config
         rows, ids = np.unique(batch.ids, return_inverse=True)
-        p[WORD], config = p[WORD][rows], replace(config, vocabulary=len(rows))  # the others get no gradient
+        p[WORD], config = p[WORD][rows], replace(config, vocabulary=len(rows))
         if WORD in wanted:
             wanted[WORD] = p[WORD]
         tape = Tape(self._verbs(), wanted.values(), dropout)
         params = bert.read_params(p, config, tape, f"{self.encoder.name} in training", finite=False)
-        h = bert.layers(
-            tape, params, config, ids.astype(np.int32), batch.types, batch.positions(), batch.starts,
-            first_only=self.pairs,
-        )  # fmt: skip
+        renumbered = Batch(ids.astype(np.int32), batch.types, batch.starts)
+        return Part(self._output(tape, params, p, renumbered, prompt_tokens), tape, wanted, rows)
+
+    def _output(self, tape: Tape, params: bert.Params, p: Arrays, batch: Batch, prompt_tokens: int) -> NDArray:
+        """What the model says of a batch: one row for each text."""
+        places = (batch.ids, batch.types, batch.positions(), batch.starts)
+        h = bert.layers(tape, params, self.config, *places, first_only=self.pairs)
         if isinstance(self.encoder, CrossEncoder):
             x = tape.linear_tanh(h, tape.matrix(p["pooler.dense.weight"]), p["pooler.dense.bias"])
-            x = tape.linear(tape.dropout(x), tape.matrix(p["classifier.weight"]), p["classifier.bias"])
-            return Part(x, tape, wanted, rows)
+            return tape.linear(tape.dropout(x), tape.matrix(p["classifier.weight"]), p["classifier.bias"])
         pooling = self.encoder.modules.pooling
         x = tape.pool(h, batch.starts, pooling.modes, 0 if pooling.include_prompt else prompt_tokens)
         for step in self.encoder.modules.steps:
@@ -219,7 +227,7 @@ class Trainable:
                 x = step.apply(tape, x, tape.matrix(weight), bias)
             else:
                 x = step(tape, x)
-        return Part(x, tape, wanted, rows)
+        return x
 
     def _verbs(self) -> Any:
         """Kernels, but NumPy for float64 and under MINIBI_KERNELS=plain."""
@@ -254,3 +262,10 @@ def _texts(batch: Batch, first: int, last: int) -> Batch:
     """Some texts of a batch, one after the other."""
     s, e = batch.starts[first], batch.starts[last]
     return Batch(batch.ids[s:e], batch.types[s:e], batch.starts[first : last + 1] - s)
+
+
+def frozen_names(count: int, layers: int) -> list[str]:
+    """The beginnings of the names of the embeddings' and the first `count` layers' parameters. Raises InputError."""
+    if count > layers:
+        raise InputError(f"freeze_layers = {count}, but the model has {layers} layers: lower it")
+    return ["embeddings", *(f"encoder.layer.{i}" for i in range(count))] if count else []

@@ -5,8 +5,9 @@
     embeddings = [embed(column) for column in objective.columns(batch)]      # a list of texts for each array
     loss, gradients = objective.loss(*parameters, *embeddings, **objective.given(batch))
 
-The losses of this table train a bi-encoder on `Example`s alone. Those that need more (class labels of a batch, vectors
-of a guide or a teacher, tokens, a cross-encoder's logits) are called by whoever has it.
+The losses of this table train a bi-encoder on `Example`s; the *_distill ones also need a teacher's vectors of the same
+columns, as teacher=[...]. `ScoreObjective` is for models that score a query with a document: late interaction, and
+cross-encoders. Losses that need more (class labels of a batch, vectors of a guide) are called by whoever has it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ LOSSES: dict[str, tuple[LossFunction, str, str]] = {  # name -> function, the ex
     "info_nce": (losses.info_nce, PAIRS, ""),
     "info_nce_learned_scale": (losses.info_nce_learned_scale, PAIRS, ""),
     "triplet": (losses.triplet, PAIRS, ""),
+    "embed_distill": (losses.embed_distill, PAIRS, ""),
+    "score_distill": (losses.score_distill, PAIRS, ""),
     "contrastive": (losses.contrastive, SCORED_PAIRS, "labels"),
     "online_contrastive": (losses.online_contrastive, SCORED_PAIRS, "labels"),
     "cosine_similarity": (losses.cosine_similarity, SCORED_PAIRS, "labels"),
@@ -56,6 +59,8 @@ class Objective:
     same_text_masks: bool = False
     parameters: tuple[tuple[str, float], ...] = ()  # learned besides the model: name and first value, in front
     width: int = 2  # the least number of components that the loss can be tried on
+    settings: tuple[str, ...] = ()  # what it was made of, as texts
+    wants_teacher: bool = False  # the teacher's vectors of all columns, as teacher=
 
     def check(self, examples: Sequence[Example]) -> int:
         """The number of documents of each example. Raises InputError if the examples do not suit this loss."""
@@ -84,8 +89,9 @@ class Objective:
     def attempt(self, batch: Sequence[Example]) -> None:
         """The loss on made-up vectors. Raises InputError for labels or options that it refuses."""
         x = np.ones((1 + len(batch[0].documents), len(batch), self.width), np.float32)
+        given = self.given(batch) | ({"teacher": list(x)} if self.wants_teacher else {})
         try:
-            self.loss(*(value for _, value in self.parameters), *x, **self.given(batch))
+            self.loss(*(value for _, value in self.parameters), *x, **given)
         except InputError:
             raise
         except (TypeError, ValueError) as e:
@@ -119,6 +125,7 @@ def make_objective(
     unknown name or option, and for values the loss refuses: it is tried on two rows.
     """
     options = dict(options or {})
+    settings = (repr(sorted(options.items())), repr((*dims,)), repr(weights and (*weights,)))
     if name not in LOSSES:
         raise InputError(
             f"there is no loss {name!r} for a recipe{nearest(name, LOSSES)}: choose from {', '.join(LOSSES)}"
@@ -141,7 +148,7 @@ def make_objective(
     elif options:
         loss = partial(function, **options)
     if dims:
-        loss = losses.matryoshka(loss, dims, weights)
+        loss = losses.matryoshka(loss, dims, weights, truncated=("teacher",) if name == "embed_distill" else ())
     elif weights is not None:
         raise InputError("matryoshka_weights are given without matryoshka_dims")
     objective = Objective(
@@ -153,6 +160,8 @@ def make_objective(
         same_text_masks=same_texts,
         parameters=(("log_scale", LOG_SCALE),) if name == "info_nce_learned_scale" else (),
         width=max(dims, default=2),
+        settings=settings,
+        wants_teacher=name.endswith("_distill"),
     )
     documents = 1 if needs == SCORED_PAIRS else 2
     scores = None if needs == PAIRS else (1.0,) * documents

@@ -3,8 +3,11 @@
     output = "my-model"                  # the folder to write
 
     [model]
+    kind = "bi-encoder"                  # or "cross-encoder", "late-interaction"
     base = "all-MiniLM-L6-v2"            # or query = "…" and document = "…": two towers into one space
     # frozen = "document"                # that tower stays as it is, and so does an index made with it
+    # layers = [0, 2, 5]                 # a student of three of its layers, for a *_distill loss, which needs a
+    # teacher = "all-MiniLM-L6-v2"
 
     [data]
     train = "pairs.jsonl"                # or a list of files
@@ -16,9 +19,10 @@
     matryoshka_dims = [384, 128, 64]
 
     [training]
-    epochs = 1
-    batch_size = 64
+    epochs = 1                           # or steps = 500, or minutes = 10
+    batch_size = 64                      # chunk_size = 32 holds only so many texts in memory (GradCache)
     learning_rate = 2e-5
+    evaluate_every = 100                 # on what is held out; keep_best = true ends with the best weights
 
 The dataclasses below list all keys with their checks and defaults. An unknown key is refused with the nearest one that
 is known; paths start at the recipe's folder. Reading loads no model and opens no data.
@@ -37,7 +41,9 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 from ..errors import FormatError, InputError
 from .data import NAMES
 from .objective import Objective, make_objective, nearest
+from .score_objective import ScoreObjective
 
+LOSS_OF = {"bi-encoder": "info_nce", "cross-encoder": "binary_cross_entropy", "late-interaction": "info_nce"}
 Check = Callable[[Any], str]  # what is wrong with a value: "must be …", or ""
 T = TypeVar("T")
 
@@ -64,6 +70,14 @@ def _number(low: float, high: float = math.inf, open_low: bool = False) -> Check
 
 def _text(v: Any) -> str:
     return "" if isinstance(v, str) and v.strip() else "must be a text"
+
+
+def _string(v: Any) -> str:
+    return "" if isinstance(v, str) else "must be a text"
+
+
+def _yes_or_no(v: Any) -> str:
+    return "" if isinstance(v, bool) else "must be true or false"
 
 
 def _choice(*names: str) -> Check:
@@ -100,13 +114,19 @@ def _range(v: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
+    kind: Annotated[str, _choice(*LOSS_OF)] = "bi-encoder"
     base: Annotated[str | None, _text] = None  # a model's name or folder, for queries and documents
     query: Annotated[str | None, _text] = None  # instead: one for queries …
     document: Annotated[str | None, _text] = None  # … and one for documents
     frozen: Annotated[str | None, _choice("query", "document")] = None
     freeze_layers: Annotated[int, _whole(0)] = 0  # the embeddings and this many first layers keep their weights
+    layers: Annotated[tuple[int, ...] | None, _list_of(_whole(0), "layers from 0 on")] = None  # of base, to keep
+    projection: Annotated[int | None, _whole(1)] = None  # components: one more linear layer behind trained encoders
+    teacher: Annotated[str | None, _text] = None  # for the *_distill losses
     dropout: Annotated[float, _number(0, 0.9)] = 0.1
-    max_seq_length: Annotated[int | None, _whole(2)] = None
+    max_seq_length: Annotated[int | None, _whole(4)] = None
+    query_prompt: Annotated[str | None, _string] = None  # to be put before each query, now and ever after …
+    document_prompt: Annotated[str | None, _string] = None  # … and before each document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +140,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    name: Annotated[str, _text] = "info_nce"
+    name: Annotated[str | None, _text] = None  # none: the usual one, LOSS_OF the kind of model
     options: dict[str, Any] = field(default_factory=dict)  # every other key of [loss]
     matryoshka_dims: Annotated[tuple[int, ...] | None, _list_of(_whole(1), "widths")] = None
     matryoshka_weights: Annotated[tuple[float, ...] | None, _list_of(_number(0), "numbers of at least 0")] = None
@@ -142,7 +162,8 @@ class Training:
     eps: Annotated[float, _number(0, open_low=True)] = 1e-8
     max_grad_norm: Annotated[float, _number(0)] = 1.0  # 0: no clipping
     evaluate_every: Annotated[int | None, _whole(1)] = None  # steps
-    save_every: Annotated[int | None, _whole(1)] = None  # steps between checkpoints
+    keep_best: Annotated[bool, _yes_or_no] = False  # end with the weights that were best when evaluated
+    save_every: Annotated[int | None, _whole(1)] = None  # steps between checkpoints; none: some minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +177,12 @@ class Recipe:
     loss: Loss
     training: Training
 
-    def objective(self) -> Objective:
+    def objective(self) -> Objective | ScoreObjective:
         """The loss, ready to use. Raises InputError."""
         loss = self.loss
+        assert loss.name is not None
+        if self.model.kind != "bi-encoder":
+            return ScoreObjective(loss.name, loss.options)
         return make_objective(loss.name, loss.options, dims=loss.matryoshka_dims or (), weights=loss.matryoshka_weights)
 
     def as_dict(self) -> dict[str, Any]:
@@ -204,9 +228,13 @@ def parse_recipe(content: Mapping[str, Any], folder: str | Path = "", name: str 
     top = {k: v for k, v in content.items() if k not in PARTS}
     recipe = _settled(_filled(Recipe, top, f"{name}:", parts), Path(folder), name)
     try:
-        recipe.objective()
+        objective = recipe.objective()
     except InputError as e:
         raise FormatError(f"{name}: [loss] {e}") from None
+    if objective.wants_teacher != (recipe.model.teacher is not None):
+        fix = "name one: [model] teacher" if objective.wants_teacher else "remove [model] teacher"
+        need = "needs a teacher" if objective.wants_teacher else "has no use for a teacher"
+        raise FormatError(f"{name}: [loss] {objective.name} {need}: {fix}")
     return recipe
 
 
@@ -234,18 +262,36 @@ def _settled(recipe: Recipe, folder: Path, name: str) -> Recipe:
         raise FormatError(f"{name}: [model] base stands for both towers: remove it, or query and document")
     if not model.base and not (model.query and model.document):
         raise FormatError(f"{name}: [model] name the model to start from: base, or both query and document")
+    if model.frozen == "query":
+        raise FormatError(f"{name}: [model] frozen = 'query' is not supported: freeze the tower whose vectors are kept")
     if model.base and model.frozen:
         raise FormatError(f"{name}: [model] frozen needs two towers: name query and document instead of base")
+    if (model.query or model.document) and (model.layers or model.kind != "bi-encoder"):
+        what = "layers" if model.layers else f"a {model.kind}"
+        raise FormatError(f"{name}: [model] {what} goes with base: two towers are bi-encoders as they come")
+    if model.kind != "bi-encoder":
+        for key in ("projection", "teacher", "query_prompt", "document_prompt"):
+            if getattr(model, key) is not None:
+                raise FormatError(f"{name}: [model] {key} is for bi-encoders, not for a {model.kind}: remove it")
+        if recipe.loss.matryoshka_dims is not None:
+            raise FormatError(f"{name}: [loss] matryoshka_dims is for bi-encoders, not for a {model.kind}: remove it")
+        if model.kind == "late-interaction" and model.max_seq_length is not None:
+            raise FormatError(f"{name}: [model] max_seq_length is the folder's own in late interaction: remove it")
+        if training.chunk_size is not None:
+            raise FormatError(f"{name}: [training] chunk_size is for bi-encoders: use accumulate with a {model.kind}")
     lengths = [k for k in ("epochs", "steps", "minutes") if getattr(training, k) is not None]
     if len(lengths) > 1:
         raise FormatError(f"{name}: [training] {lengths[0]} and {lengths[1]} both say how long: keep one")
     if not lengths:
         training = replace(training, epochs=1)
+    loss = recipe.loss if recipe.loss.name else replace(recipe.loss, name=LOSS_OF[model.kind])
     files = [data.train] if isinstance(data.train, str) else data.train
     data = replace(data, train=tuple(str(folder / file) for file in files))
-    towers = {k: _model_path(v, folder) for k in ("base", "query", "document") if (v := getattr(model, k))}
+    names = ("base", "query", "document", "teacher")
+    towers = {k: _model_path(v, folder) for k in names if (v := getattr(model, k))}
     output = str(folder / recipe.output)
-    return replace(recipe, output=output, model=replace(model, **towers), data=data, training=training)
+    model = replace(model, **towers)
+    return replace(recipe, output=output, model=model, data=data, loss=loss, training=training)
 
 
 def _model_path(name: str, folder: Path) -> str:

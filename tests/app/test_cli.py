@@ -68,7 +68,9 @@ def test_json(run, notes, tiny):
     run("index", notes, "-o", "n.minibi", "--model", tiny)
     code, out, err = run("search", "n.minibi", "roses", "--json", "-k", 50)
     assert code == 0 and err == ""
-    found = json.loads(out)
+    answer = json.loads(out)
+    assert answer["query"] == "roses" and set(answer["seconds"]) == {"encode", "search"}
+    found = answer["hits"]
     assert len(found) == 7
     assert all(set(h) == {"score", "title", "text", "source", "key", "start", "end", "line", "id"} for h in found)
     assert [h["score"] for h in found] == sorted((h["score"] for h in found), reverse=True)
@@ -91,7 +93,7 @@ def test_meaning(run, notes):
         "baking dough in an oven": "Mix flour and water.\nBake it hot.",
     }.items():
         _, out, _ = run("search", "n.minibi", question, "--json", "-k", 1)
-        assert [h["text"] for h in json.loads(out)] == [answer]
+        assert [h["text"] for h in json.loads(out)["hits"]] == [answer]
 
 
 def test_the_collection_is_named_after_the_first_path(run, notes, tiny):
@@ -111,7 +113,7 @@ def test_again_after_changes(run, notes, tiny):
     (notes / "rows.jsonl").unlink()
     _, out, _ = run("index", notes, "-o", "n.minibi", "--model", tiny)
     assert "(0 new, 1 changed, 1 removed documents; 3 of 4 files unchanged" in out
-    texts = [h["text"] for h in json.loads(run("search", "n.minibi", "x", "--json")[1])]
+    texts = [h["text"] for h in json.loads(run("search", "n.minibi", "x", "--json")[1])["hits"]]
     assert "Knead the dough." in texts and "Mix flour and water.\nBake it hot." not in texts and len(texts) == 6
 
 
@@ -119,7 +121,7 @@ def test_columns_by_name(run, notes, tiny):
     path = notes / "t.csv"
     path.write_text("a,b,c\nsun,rain,x1\n")
     assert run("index", path, "-o", "t.minibi", "--model", tiny, "--text", "b", "--title", "a", "--id", "c")[0] == 0
-    (hit,) = json.loads(run("search", "t.minibi", "x", "--json")[1])
+    (hit,) = json.loads(run("search", "t.minibi", "x", "--json")[1])["hits"]
     assert (hit["text"], hit["title"], hit["key"]) == ("rain", "sun", "x1")
 
 
@@ -176,8 +178,8 @@ def blocks(lines):
 
 def test_a_question_needs_no_quotes(run, notes, tiny):
     run("index", notes, "-o", "n.minibi", "--model", tiny)
-    quoted = run("search", "n.minibi", "cut the roses", "--json")
-    assert run("search", "n.minibi", "cut", "the", "roses", "--json") == quoted and quoted[0] == 0
+    quoted = run("search", "n.minibi", "cut the roses")
+    assert run("search", "n.minibi", "cut", "the", "roses") == quoted and quoted[0] == 0
     assert run("search", "n.minibi")[0] == 2
 
 
@@ -186,7 +188,7 @@ def test_an_empty_collection_says_so(run, notes, tiny):
     assert run("index", notes / "empty.txt", "-o", "e.minibi", "--model", tiny)[0] == 0
     code, out, err = run("search", "e.minibi", "x")
     assert code == 0 and out == "" and "e.minibi holds no text" in err
-    assert run("search", "e.minibi", "x", "--json")[1] == "[]\n"
+    assert json.loads(run("search", "e.minibi", "x", "--json")[1])["hits"] == []
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -198,7 +200,7 @@ def test_a_terminal_that_lacks_characters(run, notes, tiny, spawn, encoding):
         out, err = child.communicate()
         assert child.returncode == 0 and err == b"", err
         if options:
-            assert json.loads(out.decode(encoding))[0]["title"] == "Ünï › 😀"
+            assert json.loads(out.decode(encoding))["hits"][0]["title"] == "Ünï › 😀"
         elif encoding == "utf-8":
             assert "日本語 ' sun" in out.decode()
 
@@ -276,11 +278,11 @@ def test_index_into_what_is_no_collection(run, trouble, tiny, target):
 
 def test_a_bad_file_does_not_harm_an_existing_collection(run, trouble, tiny):
     run("index", "notes", "-o", "n.minibi", "--model", tiny)
-    before = run("search", "n.minibi", "x", "--json")
+    before = run("search", "n.minibi", "x")
     Path("notes/b.jsonl").write_text("{oops\n")
     code, _, err = run("index", "notes", "-o", "n.minibi", "--model", tiny)
     assert code == 1 and "b.jsonl:1" in one_line(err)
-    assert run("search", "n.minibi", "x", "--json") == before
+    assert run("search", "n.minibi", "x") == before
 
 
 def test_another_model_than_the_collections(run, trouble, tiny, golden):
@@ -320,7 +322,7 @@ def test_bad_numbers_show_the_usage(run, trouble, tiny, k):
 def test_more_than_there_is(run, trouble, tiny):
     run("index", "notes", "-o", "n.minibi", "--model", tiny)
     code, out, _ = run("search", "n.minibi", "x", "--json", "-k", 10**18)
-    assert code == 0 and len(json.loads(out)) == 1
+    assert code == 0 and len(json.loads(out)["hits"]) == 1
 
 
 @pytest.mark.parametrize("where", ["all", "middle", "cut", "empty"])
@@ -339,14 +341,14 @@ def test_a_damaged_database(run, trouble, tiny, where):
 
 def test_a_damaged_snapshot_is_a_note(run, trouble, tiny):
     run("index", "notes", "-o", "n.minibi", "--model", tiny)
-    before = run("search", "n.minibi", "sun", "--json")
+    before = run("search", "n.minibi", "sun")
     Path("n.minibi/vectors.safetensors").write_bytes(b"rubbish")
-    code, out, err = run("search", "n.minibi", "sun", "--json")
+    code, out, err = run("search", "n.minibi", "sun")
     assert (
         (code, out) == before[:2] and err.startswith("note: ") and "vectors.safetensors" in err and err.count("\n") == 1
     )
     assert run("index", "notes", "-o", "n.minibi", "--model", tiny)[0] == 0
-    assert run("search", "n.minibi", "sun", "--json") == before
+    assert run("search", "n.minibi", "sun") == before
 
 
 def test_unreadable_files(run, trouble, tiny):
@@ -406,7 +408,8 @@ def test_interrupted_and_repeated(run, notes, tiny, spawn, tmp_path, number):
     new = int(re.search(r"\((\d+) new", out)[1])
     assert new == 906 - done  # what was finished is not done again
     run("index", notes, "-o", "whole.minibi", "--model", tiny)
-    found = [json.loads(run("search", c, "sun and rain", "--json", "-k", 2000)[1]) for c in (target, "whole.minibi")]
+    targets = target, "whole.minibi"
+    found = [json.loads(run("search", c, "sun and rain", "--json", "-k", 2000)[1])["hits"] for c in targets]
     key = lambda h: (h["source"], h["key"], h["start"], h["text"])  # noqa: E731
     assert sorted(map(key, found[0])) == sorted(map(key, found[1])) and len(found[0]) == 906
     assert [h["score"] for h in found[0]] == pytest.approx([h["score"] for h in found[1]], abs=1e-5)
@@ -465,13 +468,14 @@ def test_eval(run, beir, tiny):
     assert code == 0 and out.startswith("small (test): 5 documents, 3 queries\n") and "ndcg@10" in out and err == ""
 
 
+@pytest.mark.parametrize("window", [(), ("--window", 16, "--aggregate", "mean3")])
 @pytest.mark.parametrize("pipeline", ["bm25", "hybrid", "colbert", "rerank"])
-def test_eval_of_every_pipeline(run, beir, tiny, pipeline):
-    options = ("--pipeline", pipeline, "--metric", "ndcg@10", "--depth", 3, "-k", 5)
+def test_eval_of_every_pipeline(run, beir, tiny, pipeline, window):
+    options = ("--pipeline", pipeline, "--metric", "ndcg@10", "--depth", 3, "-k", 5, *window)
     code, out, _ = run("eval", beir, "--model", tiny, *options, "--run-out", "run.txt", "--json")
     report = json.loads(out)
     assert code == 0 and set(report["metrics"]) == {"ndcg@10"} and report["metrics"]["ndcg@10"] == 1
-    assert ("rerank" in report["latency_ms"]) == (pipeline == "rerank")
+    assert ("rerank" in report["latency_ms"]) == (pipeline == "rerank") and ("window" in report) == bool(window)
     rows = [line.split() for line in Path("run.txt").read_text().splitlines()]
     assert {row[0] for row in rows} == {"q0", "q1", "q2"} and all(row[5] == f"minibi-{pipeline}" for row in rows)
     code, out, _ = run("eval", beir, "--model", tiny, *options, "--against", "run.txt")

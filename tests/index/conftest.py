@@ -17,8 +17,15 @@ def all_of(index):
     return index
 
 
+def sifted(index):
+    """The bounds are used however few vectors there are."""
+    index.scanned = 0
+    return index
+
+
 KINDS = {
     "flat": lambda dim, metric, **options: FlatIndex(dim, metric, **options),
+    "flat-int8": lambda dim, metric, **options: sifted(FlatIndex(dim, metric, codes="int8", **options)),
     "ivf": lambda dim, metric, **options: IVFIndex(dim, metric, 3, train_size=20, nprobe=3, **options),
     "ivf-int4": lambda dim, metric, **options: all_of(
         IVFIndex(dim, metric, 3, codes="int4", train_size=20, nprobe=3, **options)

@@ -92,11 +92,11 @@ def test_rank_refuses(cross, cross_3):
     with pytest.raises(InputError, match="one output, this one has 3"):
         cross_3.rank("a", ["b"])
     for bad in (0, -1):
-        with pytest.raises(InputError, match="top_k must be at least 1"):
+        with pytest.raises(InputError, match="top_k must be a whole number of at least 1"):
             cross.rank("a", ["b"], top_k=bad)
     with pytest.raises(InputError, match="text number 1 is NoneType"):
         cross.rank("a", ["b", None])
-    with pytest.raises(InputError, match="pair number 0"):
+    with pytest.raises(InputError, match="one query, a string"):
         cross.rank(None, ["b"])
 
 

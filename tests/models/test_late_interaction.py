@@ -168,11 +168,13 @@ def test_one_text_none_and_nonsense(models):
 
 
 def test_options_override_the_folder(golden):
-    model = LateInteraction(golden / "tiny-pylate", query_length=20, document_length=8, skiplist_words=["a"])
+    options = {"query_length": 20, "document_length": 8, "skiplist_words": ["a"]}
+    model = LateInteraction(golden / "tiny-pylate", **options)
     assert len(model.encode_query("a fox")) == 20
     assert len(model.encode_document("x y z x y z x y z", truncation="silent")) == 8
     assert "a" not in model.tokens("a fox") and "the" in model.tokens("the fox")
     assert model.fingerprint != LateInteraction(golden / "tiny-pylate").fingerprint
+    assert model.fingerprint != LateInteraction(golden / "tiny-pylate", **options, compute="int8").fingerprint
     assert "query_length=20" in repr(model)
 
 

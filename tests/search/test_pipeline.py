@@ -222,7 +222,7 @@ def test_bad_calls_name_the_fix(model):
     refuse("two retrievers are called 'a'", lambda: Pipeline([A, A]))
     refuse("no search", lambda: Pipeline([BM25, 3]))
     refuse("fuse must be", lambda: Pipeline(A, fuse="sum"))
-    refuse("pass texts", lambda: Pipeline(A, rerank=by_length))
+    refuse("pass texts", lambda: Pipeline(A, rerank=by_length).search("q"))
     refuse("rerank must be", lambda: Pipeline(A, rerank=5, texts=HELD))
     refuse("budget_ms", lambda: Pipeline(A, budget_ms=-1))
     refuse("budget_ms", lambda: Pipeline(A, budget_ms=float("nan")))

@@ -167,7 +167,8 @@ def test_every_loss_runs_on_its_kind_of_examples(name, dims):
     assert columns[-1][2] == f"d2{count - 1}"
     vectors = np.random.default_rng(0).normal(size=(len(columns), 4, 6)).astype(np.float32)
     first = [value for _, value in objective.parameters]
-    value, gradients = objective.loss(*first, *vectors, **objective.given(batch))
+    teacher = {"teacher": list(vectors)} if objective.wants_teacher else {}
+    value, gradients = objective.loss(*first, *vectors, **objective.given(batch), **teacher)
     assert np.isfinite(value)
     assert len(gradients) == len(first) + len(columns)
 

@@ -7,12 +7,13 @@ teacher's scores, options) is given. float32 in use, float64 where gradients are
     triplets     triplet, batch_all_triplet, batch_hard_triplet, batch_semi_hard_triplet
     pairs        contrastive, online_contrastive, cosine_similarity, cosent
     scores       mse, margin_mse, kl_divergence, list_net, rank_net, rank_net_pairs, binary_cross_entropy, cross_entropy
-    bridges      of_embeddings and of_tokens turn a loss of scores into one of vectors; maxsim; embed_distill
+    bridges      of_embeddings and of_tokens turn a loss of scores into one of vectors; maxsim
+                 embed_distill and score_distill: the teacher's vectors, or its scores
     nested       matryoshka: any loss of vectors, at several widths at once
     cached       grad_cache: any loss of vectors, over batches that do not fit in memory
 """
 
-from .bridges import embed_distill, maxsim, maxsim_grad, of_embeddings, of_tokens
+from .bridges import embed_distill, maxsim, maxsim_grad, of_embeddings, of_tokens, score_distill
 from .cached import grad_cache
 from .nested import matryoshka
 from .pairs import contrastive, cosent, cosine_similarity, online_contrastive
@@ -61,5 +62,6 @@ __all__ = [
     "rank_net",
     "rank_net_pairs",
     "same_text_masks",
+    "score_distill",
     "triplet",
 ]

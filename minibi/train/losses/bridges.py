@@ -3,6 +3,7 @@
 of_embeddings(loss)   each query against its own documents, cosine or dot: distillation, ranked lists
 of_tokens(loss)       MaxSim of token vectors (Khattab & Zaharia 2020, section 3.3), all pairs or chosen ones
 embed_distill         no scores at all: the student's vectors are to be the teacher's
+score_distill         the student's scores of each query with all documents of the batch are to be the teacher's
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from .scores import kl_divergence
 from .similarity import (
     SIMILARITIES,
     Array,
@@ -21,10 +23,13 @@ from .similarity import (
     as_floats,
     as_rows,
     one_of,
+    positive,
     row_distances,
     row_distances_grad,
     row_scores,
     row_scores_grad,
+    unit,
+    unit_grad,
 )
 
 
@@ -133,6 +138,34 @@ def embed_distill(*embeddings: Array, teacher: Any, distance: str = "mse") -> Lo
             slope = np.full(len(x), 1 / (len(x) * len(rows)), x.dtype)
             gradients.append(row_distances_grad(slope, x, t, kind)[0])
     return total / len(rows), tuple(gradients)
+
+
+def score_distill(
+    queries: Array,
+    *documents: Array,
+    teacher: Any,
+    scale: float = 20.0,
+    similarity: str = "cosine",
+) -> Loss:
+    """Mean over queries of KL(softmax(scale T) | softmax(scale S)), S and T the scores of student and teacher.
+
+    queries and each of documents [B, C]; a row of S holds a query with every document of the batch, so no labels are
+    needed (after Fang et al. 2021, without their queue). teacher: the teacher's vectors of the same texts, [B, C'] of
+    any width, queries first. Raises InputError.
+    """
+    one_of("similarity", similarity, SIMILARITIES)
+    q, *docs = as_rows(queries, *documents)
+    tq, *tdocs = as_rows(*teacher)
+    if not docs or [len(x) for x in (tq, *tdocs)] != [len(x) for x in (q, *docs)]:
+        raise InputError(f"teacher must be vectors of the same {1 + len(docs)} x {len(q)} texts, queries first")
+    k, d = positive("scale", scale), np.concatenate(docs)
+    a, b = (q, d) if similarity == "dot" else (unit(q), unit(d))
+    target = k * (tq @ np.concatenate(tdocs).T if similarity == "dot" else unit(tq) @ unit(np.concatenate(tdocs)).T)
+    value, (ds,) = kl_divergence(k * (a @ b.T), teacher=target)
+    da, db = ds.dtype.type(k) * (ds @ b), ds.dtype.type(k) * (ds.T @ a)
+    if similarity != "dot":
+        da, db = unit_grad(da, q), unit_grad(db, d)
+    return value, (da, *np.split(db, len(docs)))
 
 
 def _tokens(q: Any, d: Any, query_starts: Any, document_starts: Any) -> tuple[Array, Array, tuple[Array, Array]]:
