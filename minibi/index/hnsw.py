@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arguments import whole
+from ..environment import thread_count
 from ..errors import InputError
 from ..shapes import Floats, Ints
 from ..threads import parallel_map
@@ -28,6 +29,7 @@ QUERIES_PER_JOB = 64
 LARGEST_BATCH = 8192  # rows inserted without a chance for readers to see them
 BATCH_SHARE = 50  # a batch is at most a fiftieth of what stands: larger ones cost recall
 ROWS_PER_JOB = 256
+EXPANDED = 100  # of more candidates for a new row, half are expanded; the further ones are there for their directions
 EXACT = 12  # a filter that leaves n of N rows is answered by a scan if n * n <= EXACT * ef * N
 
 
@@ -98,8 +100,7 @@ class HNSWIndex(Index):
         arrays["levels"][first:last] = levels
         arrays["offsets"][first:last] = used + np.cumsum(levels, dtype=np.int64) - levels
         if self._walked == "codes":
-            x = self._codec.decode(self._stored(first, last))
-            arrays["codes"][first:last] = self._walk_codec.encode(x).view(self._walk_codec.dtype)
+            in_pieces(lambda a, b: self._encode(arrays, a, b), first, last)
         needed = used + int(levels.sum(dtype=np.int64))
         if needed > len(arrays["upper"]):
             upper = np.full((max(needed, 2 * used, 16), self.M), -1, np.int32)
@@ -110,6 +111,10 @@ class HNSWIndex(Index):
             end = min(last, first + max(1, min(first // BATCH_SHARE, LARGEST_BATCH)))
             self._insert(first, end)
             first = end
+
+    def _encode(self, arrays: dict[str, Any], first: int, last: int) -> None:
+        x = self._codec.decode(self._stored(first, last))
+        arrays["codes"][first:last] = self._walk_codec.encode(x).view(self._walk_codec.dtype)
 
     def _stored(self, first: int, last: int) -> Any:
         return self._view.arrays["vectors"][first:last].view(np.uint8)
@@ -125,7 +130,8 @@ class HNSWIndex(Index):
             return
         engine, live = self._engine(view), arrays["live"]
         ef, m = self.ef_construction, self.M
-        in_pieces(lambda a, b: engine.find_neighbours(entry, root, first, a, b, m, ef, live), first, last)
+        wide = max(ef // 2, min(ef, EXPANDED))
+        in_pieces(lambda a, b: engine.find_neighbours(entry, root, first, a, b, m, ef, wide, live), first, last)
         try:
             arrays["children"][first:last] = 0
             engine.adopt(first, last, m)
@@ -148,16 +154,14 @@ class HNSWIndex(Index):
             mine = np.column_stack([arrays["links"][rows][:, : self.M], arrays["parents"][rows]])
         else:
             mine = arrays["upper"][arrays["offsets"][rows] + layer - 1]
-        source = np.repeat(rows, mine.shape[1])[mine.ravel() >= 0]
-        target = mine.ravel()[mine.ravel() >= 0].astype(np.int64)
-        order = np.argsort(target, kind="stable")
-        source, target = source[order].astype(np.int32), target[order]
-        starts = np.flatnonzero(np.concatenate([[True], target[1:] != target[:-1], [True]])).astype(np.int64)
-        if not len(target):
+        pairs = np.sort((mine.astype(np.int64) << 32 | rows[:, None])[mine >= 0])
+        if not len(pairs):
             return
+        target, source = pairs >> 32, (pairs & 0xFFFFFFFF).astype(np.int32)
+        starts = np.flatnonzero(np.concatenate([[True], target[1:] != target[:-1], [True]]))
         target = target[starts[:-1]]
         slots = target if layer == 0 else arrays["offsets"][target].astype(np.int64) + layer - 1
-        in_pieces(lambda a, b: engine.link_back(layer, slots, target, source, starts, a, b), 0, len(target))
+        in_pieces(lambda a, b: engine.link_back(layer, slots, target, source, starts, a, b), 0, len(target), most=4096)
 
     def _take_back(self, count: int) -> None:
         """Forgets links to rows that an interrupted batch did not finish."""
@@ -279,11 +283,12 @@ class HNSWIndex(Index):
         return index
 
 
-def in_pieces(work: Callable[..., Any], first: int, last: int, *rest: Any) -> None:
-    """work(a, b, *rest) over first .. last-1 in pieces, on all threads."""
-    pieces = [(a, min(a + ROWS_PER_JOB, last)) for a in range(first, last, ROWS_PER_JOB)]
+def in_pieces(work: Callable[[int, int], Any], first: int, last: int, most: int = ROWS_PER_JOB) -> None:
+    """work(a, b) over first .. last-1 in pieces of at most `most`, four or more for each of the threads."""
+    size = min(max(-(-(last - first) // (4 * thread_count())), 16), most)
+    pieces = [(a, min(a + size, last)) for a in range(first, last, size)]
     if len(pieces) == 1:
-        work(*pieces[0], *rest)
+        work(*pieces[0])
         return
-    for _ in parallel_map(lambda piece: work(*piece, *rest), pieces):
+    for _ in parallel_map(lambda piece: work(*piece), pieces):
         pass

@@ -8,6 +8,7 @@ cannot be reached gets a link from the nearest one that can.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Surgery:
             links = table[slots]
             owners = rows[(dead[links] & (links >= 0)).any(axis=1)].astype(np.int32)
             fresh = new["links"] if layer == 0 else new["upper"]
-            in_pieces(lambda a, b, *z: engine.bypass(*z, a, b), 0, len(owners), layer, owners, old["live"], fresh)
+            in_pieces(partial(engine.bypass, layer, owners, old["live"], fresh), 0, len(owners))
             gone = stale[view["levels"][stale] >= layer]
             fresh[self._layer(old, layer, gone)[1]] = -1
         self._choose_ends(live)

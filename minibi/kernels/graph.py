@@ -114,9 +114,10 @@ def new_stamp(scratch):
 
 
 @kernel
-def search_layer(rows, links, offsets, level, count, query, ef, size, scratch):
+def search_layer(rows, links, offsets, level, count, query, ef, expanded, size, scratch):
     """Algorithm 2: from the `size` keys in the pool, the ef nearest rows on one layer; returns how many.
 
+    Only the nearest `expanded` of them look at their neighbours: ef for the algorithm as published.
     links: the layer's table of neighbours, -1 where there is none; query: an address.
     """
     visited, pool, fresh = scratch.visited, scratch.pool, scratch.fresh
@@ -125,7 +126,7 @@ def search_layer(rows, links, offsets, level, count, query, ef, size, scratch):
     for j in range(size):
         visited[row_of(pool[j])] = stamp
     current = 0
-    while current < size:
+    while current < min(size, expanded):
         if pool[np.uint64(current)] & 1:
             current += 1
             continue
@@ -166,7 +167,7 @@ def descend(rows, graph, count, query, entry, bottom, scratch):
     found = distances_of(rows.table, rows.kind, rows.metric, rows.width, fresh, 0, 1, query)
     pool[0] = key_of(found[0], entry)
     for level in range(graph.levels[entry], bottom, -1):
-        search_layer(rows, graph.upper, graph.offsets, level, count, query, 1, 1, scratch)
+        search_layer(rows, graph.upper, graph.offsets, level, count, query, 1, 1, 1, scratch)
         pool[0] &= ~np.int64(1)
 
 
@@ -198,7 +199,7 @@ def search(rows, graph, entry, root, queries, ef, exact, exact_queries, rescored
         query = queries[q].ctypes.data
         descend(rows, graph, count, query, entry, 0, scratch)
         size = with_root(rows, query, root, ef, 1, scratch)
-        size = search_layer(rows, graph.links, graph.offsets, 0, count, query, ef, size, scratch)
+        size = search_layer(rows, graph.links, graph.offsets, 0, count, query, ef, ef, size, scratch)
         pool = scratch.pool
         kept = 0
         for j in range(size):  # the pool becomes the list of those that may be returned

@@ -15,46 +15,23 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..errors import InputError, ModelError
-from ..store.snapshot import read_snapshot, write_snapshot
-from .checkpoint import Progress, digest_of, flat, load_checkpoint, save_checkpoint
+from ..errors import ModelError
+from .checkpoint import Progress, digest_of, flat
 from .data import Batches, Example
+from .journal import Evaluate, Journal, Report
 from .learners import Done, Learner, accumulate
-from .log import Log, read_log
 from .optimizer import AdamW, clip, constant_schedule, cosine_schedule, linear_schedule
 from .recipe import Training
 
-CHECKPOINT, LOG, BEST = "checkpoint.safetensors", "log.csv", "best.safetensors"
-SAVE_SECONDS = 300.0  # between checkpoints, where the training does not say
 MINUTE_STEPS = 1_000_000  # a schedule in minutes has so many
 NOT_PART = ("save_every", "minutes")  # of a run's identity: settings that may change before it is resumed
-
-Evaluate = Callable[[Learner], Mapping[str, float]]  # larger is better, but for names that end in "loss"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What came of a run. metrics: of the last evaluation; first_metrics: before the first step."""
-
-    steps: int
-    seconds: float
-    tokens: int
-    loss: float  # mean over the last tenth of the steps
-    metrics: dict[str, float]
-    first_metrics: dict[str, float]
-    best_step: int | None = None  # whose weights are kept, where the best were asked for
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def fit(
@@ -75,29 +52,14 @@ def fit(
     a folder that holds another run's checkpoint, ModelError if the loss is no longer finite.
     """
     learner.check(examples)
-    folder = Path(folder)
-    settings = {k: v for k, v in asdict(training).items() if k not in NOT_PART}
-    identity = flat({"seed": seed, "training": settings, "data": digest_of(examples), **learner.identity()})
     betas = training.betas[0], training.betas[1]
     optimizer = AdamW(learner.trainable, training.learning_rate, betas, training.eps, training.weight_decay)
     batches = Batches(examples, training.batch_size, seed=seed)
     clock = Clock(training, batches)
-    now = Progress(batch=batches.state)
-    resumed = (folder / CHECKPOINT).exists()
-    if resumed:
-        now = load_checkpoint(folder / CHECKPOINT, identity, optimizer)
-        batches.state = now.batch
-    else:
-        if evaluate is not None:
-            now.first = now.last = measure(evaluate, learner)
-            keep_best(folder, learner, now, training)
-        save_checkpoint(folder / CHECKPOINT, now, identity, optimizer)
-    again = resumed and (folder / LOG).exists()
-    log = Log(folder / LOG, list(now.first), (now.step or -1) if again else None)
-    if now.first and now.step == 0:
-        log.write({"step": 0, **now.first})
+    journal = Journal(Path(folder), learner, optimizer, training, evaluate)
+    now = journal.open(Progress(batch=batches.state), identity_of(learner, examples, training, seed))
+    batches.state = now.batch
     feed = iter(batches)
-    saved = time.monotonic()
     with _bar(clock.steps, now.step, show_progress_bar) as bar, stop_signal() as stopped:
         while not clock.over(now):
             start = time.perf_counter()
@@ -111,28 +73,24 @@ def fit(
             seconds = time.perf_counter() - start
             now.step, now.batch = now.step + 1, batches.state
             now.seconds, now.tokens = now.seconds + seconds, now.tokens + done.tokens
-            row = {"step": now.step, "epoch": batches.epochs, "loss": done.loss, "gradient_norm": norm}
-            row |= {"learning_rate": rate * training.learning_rate, "seconds": now.seconds}
-            row["tokens_per_second"] = done.tokens / seconds
-            if evaluate is not None and (clock.over(now) or due(now.step, training.evaluate_every)):
-                now.last = measure(evaluate, learner)
-                row |= now.last
-                keep_best(folder, learner, now, training)
-            log.write(row)
+            over = clock.over(now)
+            journal.note(done, norm, rate, seconds, batches.epochs, over)
+            journal.save(always=over or stopped())
             bar.update()
             bar.set_postfix(loss=f"{done.loss:.4f}", tokens_per_s=f"{done.tokens / seconds:,.0f}")
-            waited = time.monotonic() - saved > SAVE_SECONDS and training.save_every is None
-            if stopped() or clock.over(now) or waited or due(now.step, training.save_every):
-                save_checkpoint(folder / CHECKPOINT, now, identity, optimizer)
-                saved = time.monotonic()
-            if stopped() and not clock.over(now):
+            if stopped() and not over:
                 raise KeyboardInterrupt(f"stopped after step {now.step}: repeat the same to go on from {folder}")
-    if training.keep_best and now.best is not None:
-        restore_best(folder, learner)
-    return report(folder, now, training)
+    journal.restore_best()
+    return journal.report()
 
 
 # --- the parts --------------------------------------------------------------------------------------------------------
+
+
+def identity_of(learner: Learner, examples: Sequence[Example], training: Training, seed: int) -> dict[str, str]:
+    """All that decides the bits of a run, each as a short text under its name."""
+    settings = {k: v for k, v in asdict(training).items() if k not in NOT_PART}
+    return flat({"seed": seed, "training": settings, "data": digest_of(examples), **learner.identity()})
 
 
 def mean_gradients(learner: Learner, batches: Iterator[list[Example]], seed: tuple[int, ...]) -> Done:
@@ -149,10 +107,6 @@ def mean_gradients(learner: Learner, batches: Iterator[list[Example]], seed: tup
         for gradient in total.gradients.values():
             gradient /= gradient.dtype.type(count)
     return total
-
-
-def due(step: int, every: int | None) -> bool:
-    return every is not None and step % every == 0
 
 
 class Clock:
@@ -180,38 +134,6 @@ class Clock:
         if self.steps is not None:
             return self._factor(now.step)
         return self._factor(round(MINUTE_STEPS * now.seconds / self.seconds))
-
-
-def measure(evaluate: Evaluate, learner: Learner) -> dict[str, float]:
-    """What `evaluate` gives, as floats. Raises InputError."""
-    found = evaluate(learner)
-    if not isinstance(found, Mapping) or not found:
-        raise InputError(f"evaluate must return metrics by name, such as {{'mrr@10': 0.5}}, not {found!r}")
-    return {str(name): float(value) for name, value in found.items()}
-
-
-def keep_best(folder: Path, learner: Learner, now: Progress, training: Training) -> None:
-    """Writes the weights of the moment if the first metric is better than it ever was."""
-    if not training.keep_best:
-        return
-    name, value = next(iter(now.last.items()))
-    better = now.best is None or (value < now.best if name.endswith("loss") else value > now.best)
-    if better:
-        now.best, now.best_step = value, now.step
-        write_snapshot(folder / BEST, "best weights", learner.trainable, {"step": now.step, name: value})
-
-
-def restore_best(folder: Path, learner: Learner) -> None:
-    arrays, _ = read_snapshot(folder / BEST, "best weights")
-    for name, p in learner.trainable.items():
-        p[...] = arrays[name]
-
-
-def report(folder: Path, now: Progress, training: Training) -> Report:
-    losses = [loss for loss in read_log(folder / LOG)["loss"] if not math.isnan(loss)]
-    tail = losses[-max(1, len(losses) // 10) :]
-    best = now.best_step if training.keep_best and now.best is not None else None
-    return Report(now.step, now.seconds, now.tokens, float(np.mean(tail)), now.last, now.first, best)
 
 
 @contextmanager

@@ -20,8 +20,9 @@ from ..models.bi_encoder import BiEncoder
 from ..models.surgery import add_projection, take_layers
 from ..store.files import replace_file, sync_folder
 from .data import Example, held_out, read_examples, with_negatives
-from .fit import BEST, CHECKPOINT, LOG, Report, fit
+from .fit import fit
 from .held_out import held_out_evaluator
+from .journal import BEST, CHECKPOINT, LOG, Report
 from .learners import EmbeddingLearner, Learner
 from .log import plot_log
 from .model import Trainable, frozen_names

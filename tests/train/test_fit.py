@@ -16,8 +16,9 @@ from fit_checks import learner, pairs, same_weights, training
 from minibi.errors import FormatError, InputError, ModelError
 from minibi.store.snapshot import read_snapshot
 from minibi.train.data import Batches
-from minibi.train.fit import BEST, CHECKPOINT, LOG, Clock, fit
+from minibi.train.fit import Clock, fit
 from minibi.train.held_out import held_out_evaluator
+from minibi.train.journal import BEST, CHECKPOINT, LOG
 from minibi.train.log import read_log
 
 SCRIPT = """

@@ -11,7 +11,7 @@ from fit_checks import GOLDEN, TINY, pairs, write_pairs
 from minibi import BiEncoder, CrossEncoder, LateInteraction, Towers, open_encoder
 from minibi.errors import FormatError, InputError
 from minibi.train import run as running
-from minibi.train.fit import CHECKPOINT, LOG
+from minibi.train.journal import CHECKPOINT, LOG
 from minibi.train.log import read_log
 from minibi.train.recipe import parse_recipe
 from minibi.train.run import make_learner, run_folder, train
