@@ -29,6 +29,7 @@ QUERIES_PER_JOB = 64
 LARGEST_BATCH = 8192  # rows inserted without a chance for readers to see them
 BATCH_SHARE = 50  # a batch is at most a fiftieth of what stands: larger ones cost recall
 ROWS_PER_JOB = 256
+EXPANDED = 100  # of more candidates for a new row, half are expanded; the further ones are there for their directions
 EXACT = 12  # a filter that leaves n of N rows is answered by a scan if n * n <= EXACT * ef * N
 
 
@@ -129,7 +130,8 @@ class HNSWIndex(Index):
             return
         engine, live = self._engine(view), arrays["live"]
         ef, m = self.ef_construction, self.M
-        in_pieces(lambda a, b: engine.find_neighbours(entry, root, first, a, b, m, ef, live), first, last)
+        wide = max(ef // 2, min(ef, EXPANDED))
+        in_pieces(lambda a, b: engine.find_neighbours(entry, root, first, a, b, m, ef, wide, live), first, last)
         try:
             arrays["children"][first:last] = 0
             engine.adopt(first, last, m)

@@ -53,13 +53,14 @@ class Engine:
         return out
 
     def find_neighbours(
-        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
+        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, expanded: int, live: Any
     ) -> None:
         from ..kernels import graph_build
 
         graph_build.find_neighbours(
-            self._rows, self._graph, entry, root, count, first, last, m, ef, live, self._scratch(ef), self._query()
-        )
+            self._rows, self._graph, entry, root, count, first, last, m, ef, expanded, live,
+            self._scratch(ef), self._query(),
+        )  # fmt: skip
 
     def adopt(self, first: int, last: int, limit: int) -> None:
         from ..kernels import graph_build

@@ -150,10 +150,9 @@ class PlainEngine:
         return bool((self._table[a] == self._table[b]).all())
 
     def find_neighbours(
-        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
+        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, expanded: int, live: Any
     ) -> None:
-        """Algorithm 1 up to the links of the new rows first .. last-1 themselves. Of the ef candidates only the nearer
-        half are expanded: the further ones are there for their directions, and need not be the very nearest."""
+        """Algorithm 1 up to the links of the new rows first .. last-1 themselves."""
         for row in range(first, last):
             distances = self._distances(self._as_query(row))
             level, top = int(self._levels[row]), int(self._levels[entry])
@@ -161,7 +160,7 @@ class PlainEngine:
             for layer in range(min(level, top), -1, -1):
                 if layer == 0:
                     nearest = self._with_root(distances, root, nearest)
-                nearest = search_layer(distances, self._layer(layer, count), ef, nearest, (ef + 1) // 2)
+                nearest = search_layer(distances, self._layer(layer, count), ef, nearest, expanded)
                 chosen = self._select([(d, other) for d, other in nearest if live[other]], m)
                 self._write(layer, row, chosen)
 

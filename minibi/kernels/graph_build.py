@@ -74,11 +74,11 @@ def select_neighbours(rows, keys, count, m, chosen, scratch_query):
 
 
 @kernel
-def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, scratch, scratch_query):
+def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, expanded, live, scratch, scratch_query):
     """Algorithm 1 up to the links of the new rows first .. last-1 themselves, in the graph of the first `count` rows.
 
-    live [count]: rows that may be linked to. Of the ef candidates only the nearer half are expanded: the further ones
-    are there for their directions, and need not be the very nearest.
+    live [count]: rows that may be linked to. expanded: of the ef candidates, how many look for others at their
+    neighbours.
     """
     chosen = np.empty(m + 4, np.int32)
     keys = np.empty(ef, np.int64)
@@ -93,7 +93,7 @@ def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, s
             table = graph.links if layer == 0 else graph.upper
             if layer == 0:
                 size = with_root(rows, query, root, ef, size, scratch)
-            size = search_layer(rows, table, graph.offsets, layer, count, query, ef, (ef + 1) // 2, size, scratch)
+            size = search_layer(rows, table, graph.offsets, layer, count, query, ef, expanded, size, scratch)
             many = 0
             for j in range(size):
                 pool[j] &= ~np.int64(1)

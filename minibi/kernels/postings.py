@@ -1,7 +1,8 @@
 """Inverted lists: documents appended to them, packed anew, turned round.
 
 A list holds the rows of the documents that contain a term, ascending, with the counts. `lists` and `docs` are the named
-tuples of `minibi.lexical.postings`. The plain twins are in `minibi.lexical.plain`.
+tuples of `minibi.lexical.postings`, `model` that of `minibi.lexical.variants`. The plain twins are in
+`minibi.lexical.plain`.
 """
 
 from __future__ import annotations
@@ -61,6 +62,18 @@ def append(lists, docs, flat, offsets, first, slope, state):
 
 
 @kernel
+def weigh(lists, lengths, terms, model):
+    """Computes the `parts` of the postings of these terms."""
+    for t in range(terms.shape[0]):
+        first = lists.starts[terms[t]]
+        end = first + lists.counts[terms[t]]
+        rows, tfs, parts = lists.rows[first:end], lists.tfs[first:end], lists.parts[first:end]
+        for i in range(rows.shape[0]):
+            tf = np.float32(tfs[i])
+            parts[i] = tf / (tf + (model.c0 + model.c1 * np.float32(lengths[np.uint32(rows[i])])))
+
+
+@kernel
 def count_documents(flat, offsets, need):
     """Adds to need[term] in how many of the documents it occurs."""
     last = np.full(need.shape[0], -1, np.int64)
@@ -88,7 +101,12 @@ def pack(lists, kept, new_rows, lengths, slope, new):
                 if line >= 0 and block < new.table.shape[1]:
                     code = np.uint8(min(255.0, 255 * x / (x + 1) + 1))
                     new.table[line, block] = max(new.table[line, block], code)
+                    new.places[line, block + 1] = place - new.starts[term]
         new.counts[term], new.tops[term] = place - new.starts[term], top
+        if new.lines[term] >= 0:
+            places = new.places[new.lines[term]]
+            for block in range(1, places.shape[0]):  # where a block has none, as many as before
+                places[block] = max(places[block], places[block - 1])
 
 
 @kernel

@@ -95,7 +95,12 @@ def load_ints(b: ir.IRBuilder, address: Any, offset: int = 0) -> Any:
 
 def broadcast_int(b: ir.IRBuilder, address: Any, offset: int = 0) -> Any:
     """One int32 from memory in all lanes."""
-    return _spread(b, b.load(_pointer(b, address, offset, i32), align=1), ints)
+    return spread_int(b, b.load(_pointer(b, address, offset, i32), align=1))
+
+
+def spread_int(b: ir.IRBuilder, x: Any) -> Any:
+    """One scalar int32 in all lanes."""
+    return _spread(b, x, ints)
 
 
 def store_ints(b: ir.IRBuilder, x: Any, address: Any, offset: int = 0) -> None:

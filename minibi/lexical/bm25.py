@@ -13,7 +13,9 @@ documents become visible in portions (`PORTION` tokens), each at once. One chang
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Self
@@ -33,7 +35,7 @@ from .postings import Postings
 from .shared_lock import SharedLock
 from .snapshot import arrays_of, load_bm25
 from .terms import Batch, Ids, Reader, as_documents, as_source
-from .variants import Model, Variant, idf
+from .variants import Variant
 
 PORTION = 1 << 22  # tokens that are added while searches wait
 QUERIES_PER_JOB = 64
@@ -66,9 +68,10 @@ class BM25:
         self._reader = Reader(as_source(tokenizer))
         self._postings = Postings(self.variant)
         self._row_of: dict[int, int] = {}
-        self._rooms: dict[str, list[Any]] = {}  # for searches to work in, by engine
+        self._rooms: dict[ModuleType, list[Any]] = defaultdict(list)  # for searches to work in, by engine
         self._next = 0  # the first id that was never in use, by default
         self._changes = threading.Lock()  # one change after the other
+        self._weighing = threading.Lock()  # one search at a time brings lists up to date, to the same numbers as any
         self._view = SharedLock()  # held shared to search, exclusively to publish a change
 
     def __repr__(self) -> str:
@@ -147,29 +150,28 @@ class BM25:
         """
         k = whole("k", k, 1)
         with self._view.shared():
-            p = self._postings
-            batch = self._weighted(self._reader.queries(queries))
-            count = len(batch.offsets) - 1
-            scores, ids = np.full((count, k), -np.inf, np.float32), np.full((count, k), -1, np.int64)
+            p, engine = self._postings, _engine()
+            batch = self._reader.queries(queries)
+            self._weigh(batch.terms, engine)
+            every = filter is None and p.documents == p.rows
             allowed = p.docs.live if filter is None else self._allowed(int64_ids(filter, "filter"))
-            model, engine = self._model(), _engine()
-            depth, rooms = min(k, p.documents), self._rooms.setdefault(engine.__name__, [])
+            count, rooms = len(batch.offsets) - 1, self._rooms[engine]
+            scores, ids = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
+            depth, model = min(k, p.documents), p.model()
 
-            def job(first: int) -> None:
-                last = min(first + QUERIES_PER_JOB, count)
-                part = batch._replace(offsets=batch.offsets[first : last + 1])
-                out = np.empty((last - first, depth), np.float32), np.empty((last - first, depth), np.int64)
-                out[0].fill(-np.inf)
-                out[1].fill(-1)
+            def job(part: Batch, scores: Floats, ids: Ints) -> None:
                 room = rooms.pop() if rooms else engine.new_work()
-                engine.search(p.lists, p.docs, allowed, model, part, room, depth, True, *out)
+                engine.search(p.lists, p.docs.ids, p.rows, allowed, every, model, part, room, depth, scores, ids)
                 rooms.append(room)
-                scores[first:last, :depth], ids[first:last, :depth] = out
 
-            if depth and count <= QUERIES_PER_JOB:
-                job(0)
-            elif depth:
-                list(parallel_map(job, range(0, count, QUERIES_PER_JOB)))
+            def portion(first: int) -> None:
+                at = slice(first, first + QUERIES_PER_JOB)
+                job(batch._replace(offsets=batch.offsets[first : at.stop + 1]), scores[at], ids[at])
+
+            if count <= QUERIES_PER_JOB:
+                job(batch, scores, ids)
+            else:
+                list(parallel_map(portion, range(0, count, QUERIES_PER_JOB)))
         return scores, ids
 
     def explain(self, query: Any, id: int) -> Explanation:
@@ -182,21 +184,20 @@ class BM25:
             row = self._row_of.get(id)
             if row is None:
                 raise InputError(f"id {id} is not in the index")
-            chosen = plain.query_terms(*self._weighted(asked)[:2])
-            weight_of = dict(plain.query_terms(*asked[:2]))
+            model, length = p.model(), p.docs.lengths[row : row + 1]
+            self._weigh(asked.terms, _engine())
+            chosen = plain.query_terms(p.lists, *asked[:2])
             names = list(self._reader.vocabulary)
-            model, length = self._model(), p.docs.lengths[row : row + 1]
             everywhere = plain.constant(model, [weight for _, weight in chosen])
             total, parts = np.float32(0), []
             for term, weight in chosen:
                 tf = p.count(term, row)
-                part = plain.contributions(model, weight, np.array([tf]), length)[0] if tf else np.float32(0)
+                part = np.float32(0)
+                if tf:
+                    part = plain.contributions(model, weight, plain.parts(model, np.array([tf]), length))[0]
                 total += part
-                parts.append(
-                    TermScore(
-                        names[term], weight_of[term], weight / weight_of[term], int(p.lists.dfs[term]), tf, float(part)
-                    )
-                )
+                idf = float(p.lists.idfs[term])
+                parts.append(TermScore(names[term], weight / idf, idf, int(p.lists.dfs[term]), tf, float(part)))
             score = float(total + everywhere) if total > 0 else 0.0
             return Explanation(id, score, int(length[0]), p.average, p.documents, parts, float(everywhere))
 
@@ -264,18 +265,12 @@ class BM25:
                 self._reader.keep(kept)
             self._postings, self._row_of = packed, row_of
 
-    def _model(self) -> Model:
-        return self.variant.model(self._postings.average, self._postings.reference)
-
-    def _weighted(self, batch: Batch) -> Batch:
-        """With idf multiplied into the weights; terms that were never published become -1."""
+    def _weigh(self, terms: NDArray[np.int32], engine: ModuleType) -> None:
+        """Brings what is stored about the terms up to date, if it is not."""
         p = self._postings
-        terms = np.where(batch.terms < p.terms, batch.terms, np.int32(-1))
-        if not p.terms:
-            return batch._replace(terms=terms)
-        dfs = p.lists.dfs[terms]
-        weights = batch.weights * idf(self.variant.name, dfs, p.documents)
-        return batch._replace(terms=np.where(dfs > 0, terms, np.int32(-1)), weights=weights)
+        if engine.stale(p.lists.moments, p.terms, p.moment, terms):
+            with self._weighing:
+                p.weigh(terms)
 
     def _allowed(self, ids: Ids) -> NDArray[np.uint8]:
         p = self._postings
@@ -286,8 +281,11 @@ class BM25:
 
 
 def _engine() -> ModuleType:
-    if plain_kernels():
-        return plain
+    return plain if plain_kernels() else _compiled()
+
+
+@cache
+def _compiled() -> ModuleType:
     from ..kernels import lexical
 
     return lexical

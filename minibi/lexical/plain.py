@@ -41,6 +41,12 @@ def append(lists: Any, docs: Any, flat: NDArray, offsets: NDArray, first: int, s
     return 0
 
 
+def weigh(lists: Any, lengths: NDArray, terms: NDArray, model: Model) -> None:
+    for term in terms:
+        at = slice(lists.starts[term], lists.starts[term] + lists.counts[term])
+        lists.parts[at] = parts(model, lists.tfs[at], lengths[lists.rows[at]])
+
+
 def count_documents(flat: NDArray, offsets: NDArray, need: NDArray) -> None:
     for begin, end in pairwise(offsets.tolist()):
         need[np.unique(flat[begin:end])] += 1
@@ -61,6 +67,7 @@ def pack(lists: Any, kept: NDArray, new_rows: NDArray, lengths: NDArray, slope: 
             line, there = new.table[new.lines[term]], rows // BLOCK < new.table.shape[1]
             codes = np.minimum(255.0, 255 * x / (x + 1) + 1).astype(np.uint8)
             np.maximum.at(line, rows[there] // BLOCK, codes[there])
+            new.places[new.lines[term]] = np.searchsorted(rows, BLOCK * np.arange(len(line) + 1))
 
 
 def transpose(lists: Any, ends: NDArray, terms: NDArray) -> None:
@@ -70,19 +77,23 @@ def transpose(lists: Any, ends: NDArray, terms: NDArray) -> None:
         ends[rows] += 1
 
 
-def query_terms(terms: NDArray, weights: NDArray) -> list[tuple[int, float]]:
-    """(term, weight) of a query from the heaviest down, repeated terms added up, those without weight left out."""
+def query_terms(lists: Any, terms: NDArray, weights: NDArray) -> list[tuple[int, float]]:
+    """(term, weight * idf) of a query, heaviest first, repeated terms added up, those without weight left out."""
     total: dict[int, float] = {}
-    for term, weight in zip(terms.tolist(), weights.tolist(), strict=True):
-        if term >= 0:
-            total[term] = total.get(term, 0.0) + weight
+    for term, weight in zip(terms.tolist(), weights.tolist() or [1.0] * len(terms), strict=True):
+        if 0 <= term < len(lists.idfs) and lists.idfs[term] > 0:
+            total[term] = total.get(term, 0.0) + weight * float(lists.idfs[term])
     return sorted(((t, w) for t, w in total.items() if w > 0), key=lambda pair: -np.float32(pair[1]))
 
 
-def contributions(model: Model, weight: float, tfs: NDArray, lengths: NDArray) -> NDArray[np.float32]:
-    """What a term of this weight gives to documents that hold it, in the kernels' own arithmetic."""
+def parts(model: Model, tfs: NDArray, lengths: NDArray) -> NDArray[np.float32]:
+    """tf / (tf + c B), in the kernels' own arithmetic."""
     tf = tfs.astype(np.float32)
-    parts = tf / (tf + (model.c0 + model.c1 * lengths.astype(np.float32)))
+    return tf / (tf + (model.c0 + model.c1 * lengths.astype(np.float32)))
+
+
+def contributions(model: Model, weight: float, parts: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What a term of this weight gives to documents that hold it."""
     return np.float32(weight * model.scale) * parts + np.float32(weight * model.jump)
 
 
@@ -98,20 +109,24 @@ def new_work() -> None:
     """The kernel needs room, this does not."""
 
 
+def stale(moments: NDArray, used: int, moment: int, terms: NDArray) -> bool:
+    return bool((moments[terms[(terms >= 0) & (terms < used)]] != moment).any())
+
+
 def search(
-    lists: Any, docs: Any, allowed: NDArray, model: Model, batch: Any, work: None, k: int, pruned: bool,
+    lists: Any, ids: NDArray, rows: int, allowed: NDArray, every: bool, model: Model, batch: Any, work: None, k: int,
     out_scores: NDArray, out_ids: NDArray,
 ) -> None:  # fmt: skip
     """The k best of each query, by summing up every document."""
+    out_scores[:], out_ids[:] = -np.inf, -1
     for q in range(len(out_ids)):
         at = slice(batch.offsets[q], batch.offsets[q + 1])
-        chosen = query_terms(batch.terms[at], batch.weights[at])
-        sums = np.zeros(len(allowed), np.float32)
+        chosen = query_terms(lists, batch.terms[at], batch.weights[at])
+        sums = np.zeros(rows, np.float32)
         for term, weight in chosen:
             postings = slice(lists.starts[term], lists.starts[term] + lists.counts[term])
-            rows = lists.rows[postings]
-            sums[rows] += contributions(model, weight, lists.tfs[postings], docs.lengths[rows])
-        hits = np.flatnonzero((sums > 0) & (allowed > 0))
+            sums[lists.rows[postings]] += contributions(model, weight, lists.parts[postings])
+        hits = np.flatnonzero((sums > 0) & (allowed[:rows] > 0))
         scores = sums[hits] + constant(model, [weight for _, weight in chosen])
-        best = np.lexsort((docs.ids[hits], -scores))[:k]
-        out_scores[q, : len(best)], out_ids[q, : len(best)] = scores[best], docs.ids[hits[best]]
+        best = np.lexsort((ids[hits], -scores))[:k]
+        out_scores[q, : len(best)], out_ids[q, : len(best)] = scores[best], ids[hits[best]]

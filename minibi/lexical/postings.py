@@ -5,9 +5,14 @@ and gets a quarter more. A document is a row; rows only grow, so lists are ascen
 and marks its row dead; the postings stay until half of all are dead, then everything is packed anew. All of it costs
 O(length of the document) amortized.
 
-Nothing that depends on other documents is stored in a posting: only (row, tf). `tops`, the largest x = tf / B of each
-list, are bounds for a search to prune with. They belong to the average length at `reference` and are computed anew when
-the average has drifted by a tenth, which takes changes to about a tenth of the collection.
+What depends on other documents is computed when a search first needs it: a term's idf and its postings' `parts`, the
+tf / (tf + c B) of each, belong to the moment of the index at which `weigh` computed them, and every change is a new
+moment. So a change costs nothing here, the first search after it about what reading the lists of its terms costs, and
+later ones read numbers that are ready.
+
+`tops`, the largest x = tf / B of each list, are bounds for a search to prune with. They belong to the average length at
+`reference` and are computed anew when the average has drifted by a tenth, which takes changes to about a tenth of the
+collection.
 """
 
 from __future__ import annotations
@@ -19,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..environment import plain_kernels
-from .variants import Variant
+from . import plain
+from .variants import Model, Variant, idf
 
 ROOM = 8  # a packed list has 1 / ROOM more places than postings
 SMALL = 4096  # postings; below, tidying up is not worth a thought
@@ -29,19 +35,27 @@ SELDOM = 128  # a term in fewer than 1 / SELDOM of the rows gets no line in the 
 
 
 class Lists(NamedTuple):
-    """Term by term; rows and tfs are the arena."""
+    """Term by term; rows, tfs and parts are the arena."""
 
     rows: NDArray[np.int32]
     tfs: NDArray[np.int32]
+    parts: NDArray[np.float32]  # what the posting gives to a score, per unit of weight, as of moments[term]
     starts: NDArray[np.int64]
     counts: NDArray[np.int32]  # postings, those of dead rows included
     caps: NDArray[np.int32]
     dfs: NDArray[np.int32]  # live documents that hold the term
+    idfs: NDArray[np.float64]  # as of moments[term]
+    moments: NDArray[np.int64]
     tops: NDArray[np.float32]
     lines: NDArray[np.int32]  # where the term stands in the table, -1 for seldom ones
     table: NDArray[
         np.uint8
     ]  # [lines, blocks of rows]: a code >= the largest x in the block, 0 if the term is not in it
+    places: NDArray[np.int32]  # [lines, blocks + 1]: how many of the term's postings come before the block
+
+
+ARENA, TABLES = Lists._fields[:3], Lists._fields[-2:]
+NOT_BY_TERM = ARENA + TABLES
 
 
 class Docs(NamedTuple):
@@ -59,10 +73,7 @@ class Postings:
 
     def __init__(self, variant: Variant):
         self.variant = variant
-        self.lists = Lists(
-            *(np.zeros(0, t) for t in (np.int32, np.int32, np.int64, *[np.int32] * 3, np.float32, np.int32)),
-            np.zeros((0, 0), np.uint8),
-        )  # fmt: skip
+        self.lists = empty_lists(0, np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32))
         self.docs = Docs(
             *(np.zeros(0, t) for t in (np.int64, np.int32, np.uint8)), np.zeros(1, np.int64), np.zeros(0, np.int32)
         )
@@ -74,6 +85,8 @@ class Postings:
         self.documents = 0  # live
         self.tokens = 0  # of live documents
         self.reference = 0.0
+        self.moment = 1  # counts changes
+        self._model = 0, variant.model(0.0, 0.0)
 
     @property
     def average(self) -> float:
@@ -87,8 +100,6 @@ class Postings:
 
     def engine(self) -> ModuleType:
         if plain_kernels():
-            from . import plain
-
             return plain
         from ..kernels import postings
 
@@ -107,6 +118,7 @@ class Postings:
         self.docs.ids[first : first + len(ids)] = ids
         state = np.array([0, offsets[0], self.used, self.docs.firsts[first], self.holes], np.int64)
         slope = self.variant.slope(self.reference)
+        self.moment += 1
         try:
             while needed := self.engine().append(self.lists, self.docs, flat, offsets, first, slope, state):
                 self._enlarge_arena(int(state[2]) + int(needed))
@@ -125,6 +137,7 @@ class Postings:
 
     def remove(self, rows: list[int]) -> None:
         """Takes documents out, by their rows."""
+        self.moment += 1
         for row in rows:
             terms = self.terms_of(row)
             self.lists.dfs[terms] -= 1
@@ -132,6 +145,21 @@ class Postings:
             self.tokens -= int(self.docs.lengths[row])
         self.docs.live[rows] = 0
         self.documents -= len(rows)
+
+    def model(self) -> Model:
+        """The formula of this moment."""
+        if self._model[0] != self.moment:
+            self._model = self.moment, self.variant.model(self.average, self.reference)
+        return self._model[1]
+
+    def weigh(self, terms: NDArray[np.int32]) -> None:
+        """Brings idfs and parts of the terms up to this moment. One caller at a time; a negative term is none."""
+        lists = self.lists
+        terms = np.unique(terms[(terms >= 0) & (terms < self.terms)])
+        terms = terms[lists.moments[terms] != self.moment]
+        lists.idfs[terms] = idf(self.variant.name, lists.dfs[terms], self.documents)
+        self.engine().weigh(lists, self.docs.lengths, terms, self.model())
+        lists.moments[terms] = self.moment
 
     def terms_of(self, row: int) -> NDArray[np.int32]:
         """The distinct terms of a row."""
@@ -154,7 +182,7 @@ class Postings:
     def check(self) -> list[str]:
         """What is wrong, in words; empty if nothing is."""
         problems, lists, docs = [], Lists(*(a[: self.terms] for a in self.lists)), self.docs
-        lists = lists._replace(rows=self.lists.rows, tfs=self.lists.tfs, table=self.lists.table)
+        lists = lists._replace(**{name: getattr(self.lists, name) for name in NOT_BY_TERM})
         live = docs.live[: self.rows] > 0
         terms = np.repeat(np.arange(self.terms), lists.counts)
         places = np.repeat(lists.starts - np.cumsum(lists.counts) + lists.counts, lists.counts) + np.arange(len(terms))
@@ -186,6 +214,13 @@ class Postings:
         codes = lists.table[lists.lines[terms[there]], rows[there] // BLOCK]
         if (x > lists.tops[terms] * 1.000001).any() or (x[there] / (x[there] + 1) * 255 > codes * 1.000001).any():
             problems.append("a bound is too low")
+        fresh = lists.moments[terms] == self.moment
+        if (lists.parts[places] != plain.parts(self.model(), tfs, lengths[rows]))[fresh].any():
+            problems.append("what a posting gives is wrong")
+        held = np.zeros(lists.table.shape, np.int32)
+        np.add.at(held, (lists.lines[terms[there]], rows[there] // BLOCK), 1)
+        if lists.places[:, 0].any() or (np.diff(lists.places) != held).any():
+            problems.append("a block's place is wrong")
         return problems
 
     def packed(self, kept: NDArray[np.int64], room: int = ROOM) -> Postings:
@@ -201,10 +236,7 @@ class Postings:
         caps = dfs + dfs // room if room else dfs.copy()
         starts = np.cumsum(caps, dtype=np.int64) - caps
         places = int(caps.sum(dtype=np.int64))
-        new.lists = Lists(
-            np.zeros(places, np.int32), np.zeros(places, np.int32), starts, np.zeros_like(dfs), caps, dfs,
-            np.zeros(len(dfs), np.float32), *_empty_table(dfs, len(live)),
-        )  # fmt: skip
+        new.lists = empty_lists(places, starts, caps, dfs, len(live))
         new.terms, new.rows, new.used = len(kept), len(live), places
         new.documents, new.tokens, new.reference = self.documents, self.tokens, self.average
         lengths = self.docs.lengths[live]
@@ -223,8 +255,10 @@ class Postings:
     def _reserve(self, terms: int, rows: int, postings: int) -> None:
         """Room for so many terms and rows, and so many postings more in the forward lists."""
         if terms > len(self.lists.starts):
-            grown = (_grown(a, self.terms, terms) for a in self.lists[2:-1])
-            self.lists = Lists(*self.lists[:2], *grown, self.lists.table)
+            of_terms = set(Lists._fields).difference(NOT_BY_TERM)
+            self.lists = self.lists._replace(
+                **{name: _grown(getattr(self.lists, name), self.terms, terms) for name in of_terms}
+            )
             self.lists.lines[self.terms :] = -1
         self.terms = max(self.terms, terms)
         docs = self.docs
@@ -249,15 +283,23 @@ class Postings:
 
     def _enlarge_arena(self, places: int) -> None:
         if places > len(self.lists.rows):
-            rows, tfs = (_grown(a, len(a), places) for a in self.lists[:2])
-            self.lists = self.lists._replace(rows=rows, tfs=tfs)
+            grown = {name: _grown(a, len(a), places) for name, a in zip(ARENA, self.lists, strict=False)}
+            self.lists = self.lists._replace(**grown)
 
 
-def _empty_table(dfs: NDArray[np.int32], rows: int) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-    """(lines, table) for terms in so many documents each."""
-    often = dfs >= max(1, rows // SELDOM)
-    lines = np.where(often, np.cumsum(often) - 1, -1).astype(np.int32)
-    return lines, np.zeros((int(often.sum()), rows // BLOCK), np.uint8)
+def empty_lists(
+    places: int, starts: NDArray[np.int64], caps: NDArray[np.int32], dfs: NDArray[np.int32], rows: int = 0
+) -> Lists:
+    """Room for the postings of terms that so many of the `rows` documents hold."""
+    often, blocks = dfs >= max(1, rows // SELDOM), rows // BLOCK
+    return Lists(
+        rows=np.zeros(places, np.int32), tfs=np.zeros(places, np.int32), parts=np.zeros(places, np.float32),
+        starts=starts, counts=np.zeros_like(dfs), caps=caps, dfs=dfs,
+        idfs=np.zeros(len(dfs)), moments=np.zeros(len(dfs), np.int64), tops=np.zeros(len(dfs), np.float32),
+        lines=np.where(often, np.cumsum(often) - 1, -1).astype(np.int32),
+        table=np.zeros((int(often.sum()), blocks), np.uint8),
+        places=np.zeros((int(often.sum()), blocks + 1), np.int32),
+    )  # fmt: skip
 
 
 def _grown(a: NDArray, used: int, least: int) -> NDArray:

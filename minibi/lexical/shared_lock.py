@@ -9,32 +9,36 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Self
 
 
 class SharedLock:
     def __init__(self) -> None:
-        self._free = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._free = threading.Condition(self._lock)
         self._readers = 0
         self._changing = False
         self._waiting = 0  # to change
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        with self._free:
+    def shared(self) -> Self:
+        """`with lock.shared():` is for reading."""
+        return self
+
+    def __enter__(self) -> None:
+        with self._lock:
             while self._changing or self._waiting:
                 self._free.wait()
             self._readers += 1
-        try:
-            yield
-        finally:
-            with self._free:
-                self._readers -= 1
-                if not self._readers:
-                    self._free.notify_all()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if not self._readers and self._waiting:
+                self._free.notify_all()
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        with self._free:
+        with self._lock:
             self._waiting += 1
             try:
                 while self._changing or self._readers:
@@ -47,6 +51,6 @@ class SharedLock:
         try:
             yield
         finally:
-            with self._free:
+            with self._lock:
                 self._changing = False
                 self._free.notify_all()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError, InputError
 from ..store.snapshot import read_snapshot
 from ..text.words import Words
-from .postings import Docs, Lists, Postings
+from .postings import Docs, Postings, empty_lists
 from .terms import Reader, as_source
 from .variants import Variant
 
@@ -100,8 +100,7 @@ def _postings(variant: Variant, arrays: Arrays, terms: int) -> Postings:
     if lengths.max(initial=0) >= 2**31:
         raise ValueError("a document is too long")
     p = Postings(variant)
-    nothing = np.zeros(terms, np.float32), np.full(terms, -1, np.int32), np.zeros((0, 0), np.uint8)
-    p.lists = Lists(rows, tfs, starts, dfs, dfs, dfs, *nothing)
+    p.lists = empty_lists(0, starts, dfs, dfs)._replace(rows=rows, tfs=tfs, counts=dfs)
     p.terms, p.rows, p.used, p.documents = terms, len(ids), len(rows), len(ids)
     p.tokens, lengths = int(lengths.sum()), lengths.astype(np.int32)
     none = np.zeros(0, np.int32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,10 @@ Ids = NDArray[np.int64]
 
 
 class Batch(NamedTuple):
-    """Queries end to end: query q has terms[offsets[q] : offsets[q + 1]]; -1 is a term that no document has."""
+    """Queries end to end: query q has terms[offsets[q] : offsets[q + 1]]; -1 is a term that no document has.
+
+    weights: one for each term, or none, which is 1 for each.
+    """
 
     terms: NDArray[np.int32]
     weights: NDArray[np.float64]
@@ -121,28 +124,29 @@ class Reader:
         if isinstance(queries, (str, Mapping)):
             queries = [queries]
         found = _listed(queries, "query")
-        weights: list[float] = []
-        if any(isinstance(query, Mapping) for query in found):
+        kinds, weights = set(map(type, found)), np.zeros(0)
+        if not kinds <= {str, list, tuple} and any(isinstance(query, Mapping) for query in found):
             if not all(isinstance(query, Mapping) for query in found):
                 raise InputError("queries must be all of one kind: strings, lists of terms, or {term: weight}")
-            weights = [_weight(w) for query in found for w in query.values()]
-            found = [list(query) for query in found]
-        if set(map(type, found)) <= {list, tuple}:
-            try:
-                terms = list(map(self.vocabulary.get, chain.from_iterable(found)))
-            except TypeError:
-                terms = [None]
-            if None not in terms:  # all of them are terms that are known
-                ends = np.cumsum([0, *map(len, found)], dtype=np.int64)
-                return Batch(np.array(terms, np.int32), np.array(weights) if weights else np.ones(len(terms)), ends)
-        words, number = self._words(found, "query")
-        flat: list[int | None] = []
-        ends = [0]
-        for some in words:
-            flat.extend(map(number.get, some) if number is self.vocabulary else self._look_up(some))
-            ends.append(len(flat))
-        numbers = np.array([-1 if i is None else i for i in flat], np.int32)
-        return Batch(numbers, np.array(weights) if weights else np.ones(len(numbers)), np.array(ends, np.int64))
+            weights = np.array([_weight(w) for query in found for w in query.values()])
+            found, kinds = [list(query) for query in found], {list}
+        if kinds <= {list, tuple}:
+            numbers = self._numbers(found)
+        else:
+            found = list(map(self._look_up, self._words(found, "query")[0]))
+            numbers = list(chain.from_iterable(found))
+        ends = np.array(list(accumulate(map(len, found), initial=0)), np.int64)
+        return Batch(np.array(numbers, np.int32), weights, ends)
+
+    def _numbers(self, queries: Sequence[Sequence[Any]]) -> list[int]:
+        """Of terms, -1 for one that is unknown."""
+        try:
+            numbers = list(map(self.vocabulary.get, chain.from_iterable(queries), repeat(-1)))
+        except TypeError:  # one that cannot be a key
+            numbers = [-1]
+        if -1 in numbers and not set(map(type, chain.from_iterable(queries))) <= {str}:
+            self._words(queries, "query")  # says which is no term
+        return numbers
 
     def _look_up(self, keys: Sequence[Any]) -> list[int]:
         """Numbers of words that need not be known, and do not become so."""

@@ -54,9 +54,11 @@ def test_pruned_is_exact(compiled, large, k):
 
 @pytest.mark.parametrize("variant", ["robertson", "atire", "bm25l", "bm25+"])
 @pytest.mark.parametrize("floor_for", ["all", "held"])
-def test_pruned_is_exact_for_every_variant(compiled, variant, floor_for):
+@pytest.mark.parametrize("documents", [20_000, 9_000])
+def test_pruned_is_exact_for_every_variant(compiled, variant, floor_for, documents):
+    """As is what is not pruned because it is small."""
     index = BM25(variant, floor_for=floor_for)
-    index.add(zipf(9_000, 400, 6, seed=3))
+    index.add(zipf(documents, 400, 6, seed=3))
     rng = np.random.default_rng(4)
     queries = [[f"t{int(i)}" for i in rng.integers(0, 300, 4)] for _ in range(40)]
     same(index.search(queries, 10), plainly(index, queries, 10))
@@ -64,17 +66,45 @@ def test_pruned_is_exact_for_every_variant(compiled, variant, floor_for):
 
 def test_pruned_is_exact_after_changes(compiled):
     """Bounds stay bounds when documents come and go and the average length moves."""
-    docs = zipf(12_000, 500, 8, seed=5)
+    docs = zipf(24_000, 500, 8, seed=5)
     index = BM25()
-    index.add(docs[:9_000])
+    index.add(docs[:21_000])
     rng = np.random.default_rng(6)
     queries = [[f"t{int(i)}" for i in rng.integers(0, 400, 5)] for _ in range(40)]
     for step in range(4):
         index.remove(rng.choice(index.ids, 900, replace=False))
-        index.add([doc * (1 + step) for doc in docs[9_000 + 500 * step : 9_500 + 500 * step]])
+        index.add([doc * (1 + step) for doc in docs[21_000 + 500 * step : 21_500 + 500 * step]])
         index.upsert([doc[:2] for doc in docs[:300]], rng.choice(index.ids, 300, replace=False))
         assert index.check() == []
         same(index.search(queries, 10), plainly(index, queries, 10))
+
+
+@pytest.mark.parametrize("k", [1, 10, 64, 65, 700])
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.002])
+def test_all_of_a_small_collection(compiled, k, share):
+    """Thresholds of groups of rows are right with and without a filter, for dead rows too."""
+    rng = np.random.default_rng(8)
+    index = BM25("bm25+")
+    index.add(zipf(3_000, 300, 8, seed=7), rng.permutation(3_000))
+    index.remove(rng.choice(3_000, 700, replace=False))
+    queries = [[f"t{int(i)}" for i in rng.integers(0, 250, rng.integers(1, 7))] for _ in range(30)]
+    chosen = None if share == 1 else rng.choice(3_000, int(3_000 * share), replace=False)
+    same(index.search(queries, k, filter=chosen), plainly(index, queries, k, filter=chosen))
+
+
+def test_the_first_search_after_a_change_is_as_good_as_any():
+    """Whenever and in whatever order lists were brought up to date, scores are those of today."""
+    docs = zipf(400, 60, 8, seed=9)
+    index, fresh = BM25(), BM25()
+    index.add(docs[:300])
+    for step in range(20):
+        index.search([[f"t{3 * step % 40}", "t1"]], 3)
+        index.add(docs[300 + 5 * step : 305 + 5 * step])
+    assert index.check() == []
+    fresh.add(docs)
+    queries = [[f"t{i}", f"t{i + 1}"] for i in range(40)]
+    same(index.search(queries, 10), fresh.search(queries, 10))
+    assert index.check() == []
 
 
 DOCS = st.lists(st.lists(st.sampled_from("abcdef"), max_size=6), max_size=20)
