@@ -170,8 +170,6 @@ assert abs(rows[1][1] / rows[1][2] - 1) < 0.05
 show_source(search_layer)
 
 # %% [markdown]
-# (`expanded` is for building: there only the nearer half of the pool is looked behind.)
-#
 # We watch it through the two functions that it is given, `distances` and `layer`, which is all it knows of the world.
 
 # %%
