@@ -288,7 +288,7 @@ print(
 
 
 def words_scorer(words: Words):
-    def score(questions: list[str], texts: list[str]) -> np.ndarray:
+    def by_words(questions: list[str], texts: list[str]) -> np.ndarray:
         q, p = list(dict.fromkeys(questions)), list(dict.fromkeys(texts))
         index = BM25(tokenizer=words)
         index.add(p)
@@ -298,7 +298,7 @@ def words_scorer(words: Words):
         at_q, at_p = {t: i for i, t in enumerate(q)}, {t: i for i, t in enumerate(p)}
         return np.array([table[at_q[a], at_p[b]] for a, b in zip(questions, texts, strict=True)])
 
-    return score
+    return by_words
 
 
 measured["words, no stop words"] = contrast_accuracy(contrasts, words_scorer(Words()))

@@ -84,7 +84,7 @@ assert words("protects protecting protected") == ["protect"] * 3 and words("The 
 # %%
 from minibi.lexical import plain, variants
 
-show_source(variants.idf, plain.contributions)
+show_source(variants.idf, plain.parts, plain.contributions)
 
 stats = bm25.stats()
 n_docs, average = stats["documents"], stats["average_length"]

@@ -35,14 +35,6 @@ ADDRESS = types.intp
 NONE, GELU, GELU_TANH, RELU, TANH, SIGMOID, RESIDUAL = range(7)  # what `linear` does after adding the bias
 
 
-def aligned(shape: tuple[int, ...], dtype: type = np.float32) -> NDArray:
-    """Zeros that begin at a cache line."""
-    size = np.dtype(dtype).itemsize * int(np.prod(shape))
-    raw = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
 _CHUNK = 16 << 20
 _lock = threading.Lock()
 _rest = np.empty(0, np.uint8)
