@@ -5,8 +5,9 @@
 
 DIR holds squad_pairs.jsonl, lines of {"query": …, "positive": …}. A fifth of the pairs is held out by a hash, so that
 no text is on both sides. Each held-out question is asked among all sentences of the file, those of training included;
-the figure is the reciprocal rank of its sentence (0 beyond 10), compared question by question. The student
-has three of the model's layers; its teacher is what `squad` made. Runs are kept in runs/ and go on where they were interrupted; what is finished there is not trained again.
+the figure is the reciprocal rank of its sentence (0 beyond 10), compared question by question. The student has three of
+the model's layers; its teacher is what `squad` made. Runs are kept in runs/ and go on where they were interrupted; what
+is finished there is not trained again.
 """
 
 from __future__ import annotations
