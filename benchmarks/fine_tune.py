@@ -1,12 +1,13 @@
 """What training is worth: a model fine-tuned on SQuAD's pairs, and a student that learns from a teacher.
 
-    python -m benchmarks.fine_tune squad --data DIR        # fine-tuned against as it came
-    python -m benchmarks.fine_tune distil --data DIR       # taught by scores against taught by labels
+    python -m benchmarks.fine_tune squad --data DIR                  # fine-tuned against as it came
+    python -m benchmarks.fine_tune distil --data DIR --epochs 1      # taught by scores against taught by labels
 
 DIR holds squad_pairs.jsonl, lines of {"query": …, "positive": …}. A fifth of the pairs is held out by a hash, so that
 no text is on both sides. Each held-out question is asked among all sentences of the file, those of training included;
-the figure is the reciprocal rank of its sentence (0 beyond 10), compared question by question. Runs are kept in runs/
-and go on where they were interrupted; what is finished there is not trained again.
+the figure is the reciprocal rank of its sentence (0 beyond 10), compared question by question. The student has three of
+the model's layers; its teacher is what `squad` made. Runs are kept in runs/ and go on where they were interrupted; what
+is finished there is not trained again.
 """
 
 from __future__ import annotations
@@ -72,10 +73,13 @@ def squad(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def distil(args: argparse.Namespace) -> dict[str, Any]:
+    teacher = str(args.runs / "squad")
+    if not Path(teacher).is_dir():
+        raise SystemExit(f"{teacher} is missing, the teacher: run squad first")
     labels = recipe(args, "labels", {"name": "info_nce", "same_texts": True}, 1e-4, layers=LAYERS)
-    scores = recipe(args, "scores", {"name": "score_distill"}, 1e-4, layers=LAYERS, teacher=args.teacher)
+    scores = recipe(args, "scores", {"name": "score_distill"}, 1e-4, layers=LAYERS, teacher=teacher)
     (one, first), (other, second) = trained(labels), trained(scores)
-    models = {"labels": one, "scores": other, "teacher": BiEncoder(args.teacher)}
+    models = {"labels": one, "scores": other, "teacher": BiEncoder(teacher)}
     return compared(labels, models, {"labels": first, "scores": second})
 
 
@@ -102,7 +106,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder with squad_pairs.jsonl")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     parser.add_argument("--epochs", type=float, default=2)
-    parser.add_argument("--teacher", default=MODEL, help="of distil: a model's name or folder")
     args = parser.parse_args()
     args.runs.mkdir(exist_ok=True)
     found = {"squad": squad, "distil": distil}[args.what](args)

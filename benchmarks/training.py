@@ -2,12 +2,12 @@
 
     python -m benchmarks.training                # times in turns, and peak memory
     python -m benchmarks.training --threads 1 --rounds 15
+    python -m benchmarks.training curves --data pairs.jsonl        # how the loss falls: see `curves`
 
 The loss is half the squared length of all vectors (mean-pooled, not normalized), so that nothing but the model takes
 time; both begin with the same weights, and the first loss and gradient norm are compared before anything is timed.
 Each contender has a process of its own; they take turns, step by step, and the ratio is the median over rounds.
-Dropout is off, AdamW decays
-matrices alone, every parameter is trained, the table of words included.
+Dropout is off, AdamW decays matrices alone, every parameter is trained, the table of words included.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from . import curves
 from .common import ROOT, Ratio, limit_threads, machine, memory, ratio, say
 
 MODEL = ROOT / "weights" / "all-MiniLM-L6-v2"
@@ -118,6 +119,9 @@ def answer(step: Step) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["curves"]:
+        curves.main(sys.argv[2:])
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=11)

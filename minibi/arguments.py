@@ -14,6 +14,8 @@ from .shapes import Ints
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """`value` as an int within bounds. Raises InputError."""
+    if type(value) is int and (least is None or value >= least) and (most is None or value <= most):
+        return value
     bounds = "" if least is None else f" of at least {least}" if most is None else f" from {least} to {most}"
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise InputError(f"{name} must be a whole number{bounds}, not {value!r}")

@@ -84,8 +84,10 @@ def parallel_ranges(work: Callable[[int, int], object], count: int, threads: int
     pool = _pool("minibi-part", parts - 1)
     waiting = [pool.submit(work, first, last) for first, last in pairwise(ends[1:])]
     try:
+        _here.worker = True  # for as long as its own part lasts
         work(ends[0], ends[1])
     finally:
+        _here.worker = False
         for future in waiting:
             future.exception()
     for future in waiting:

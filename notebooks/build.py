@@ -10,6 +10,8 @@ of this very Python, on the minibi of this checkout, with compiled kernels.
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import os
 import re
 import sys
@@ -23,12 +25,14 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from PIL import Image
 from traitlets import default
 from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 SECONDS = 300  # for one cell
+PNG = "iVBORw0KGgo"  # how every PNG begins in base64
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"},
@@ -59,16 +63,18 @@ class _ThisPython(AsyncKernelManager):
         return KernelSpecManager(kernel_dirs=[])
 
 
-def execute(notebook: NotebookNode) -> float:
+def execute(notebook: NotebookNode, quick: bool = False) -> float:
     """Runs all cells in a fresh kernel; outputs are added to `notebook`. Returns the seconds it took.
 
-    Raises nbclient's CellExecutionError at the first cell that fails.
+    quick: lessons may take less data (see `lesson.QUICK`). Raises nbclient's CellExecutionError at the first cell that
+    fails.
     """
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
         environment = {k: v for k, v in os.environ.items() if k not in ("MINIBI_KERNELS", "MPLBACKEND")}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         environment["IPYTHONDIR"] = scratch  # no start-up files of the user's
+        environment["MINIBI_LESSONS"] = "quick" if quick else "whole"
         for threads in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             environment.setdefault(threads, "1")  # on a busy machine, BLAS threads that wait for each other cost most
         client = NotebookClient(
@@ -88,7 +94,10 @@ def _quiet_transport(folder: str) -> dict[str, str]:
 
 
 def clean(notebook: NotebookNode) -> None:
-    """Takes out what differs between machines and means nothing: warnings of other software, paths, addresses."""
+    """Takes out what differs between machines and means nothing: warnings of other software, paths, addresses.
+
+    Pictures get a palette, which takes a third of the bytes.
+    """
     notebook.metadata = nbformat.from_dict(METADATA)  # running it adds the version of Python
     for cell in notebook.cells:
         if cell.cell_type != "code":
@@ -101,6 +110,16 @@ def clean(notebook: NotebookNode) -> None:
             for kind, value in out.get("data", {}).items():
                 if kind.startswith("text/"):
                     out.data[kind] = _neutral(value)
+                elif kind == "image/png" and value.startswith(PNG):
+                    out.data[kind] = _with_palette(value)
+
+
+def _with_palette(png: str) -> str:
+    """The same picture in at most 256 colours, base64; every pixel stays nearly what it was."""
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    out = io.BytesIO()
+    picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, "png", optimize=True)
+    return min(png, base64.b64encode(out.getvalue()).decode("ascii"), key=len)
 
 
 def _neutral(text: str) -> str:

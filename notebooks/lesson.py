@@ -5,10 +5,14 @@ Source is read from the installed library at the moment of showing, so a lesson 
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +21,11 @@ import numpy as np
 from IPython.display import Markdown, display
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
+
+from minibi.environment import cache_folder
+from minibi.evaluate import Dataset, read_beir
+
+QUICK = os.environ.get("MINIBI_LESSONS") == "quick"  # as the tests run lessons: on less data, so with other numbers
 
 # Okabe & Ito's palette, which colour-blind readers can tell apart (yellow left out: too faint on white), and a grey.
 ink = SimpleNamespace(
@@ -63,6 +72,53 @@ def draw_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         *[[cell(v) for v in row] for row in rows],
     ]
     display(Markdown("\n".join("| " + " | ".join(line) + " |" for line in lines)))
+
+
+def scifact() -> tuple[Dataset, Dataset]:
+    """The 5,183 scientific abstracts of benchmarks/data, with the claims of its train split and of its test split.
+
+    QUICK: the beginnings of some 500 of them, and 160 claims.
+    """
+    folder = Path(__file__).resolve().parents[1] / "benchmarks" / "data" / "scifact"
+    both = [read_beir(folder, split) for split in ("train", "test")]
+    if QUICK:
+        asked = [list(data.queries)[:80] for data in both]
+        judged = {doc for data, some in zip(both, asked, strict=True) for query in some for doc in data.qrels[query]}
+        kept = [i for i, doc in enumerate(both[0].doc_ids) if doc in judged or i % 16 == 0]
+        both = [_part(data, some, kept) for data, some in zip(both, asked, strict=True)]
+    return both[0], both[1]
+
+
+def _part(data: Dataset, queries: list[str], docs: list[int]) -> Dataset:
+    return replace(
+        data,
+        doc_ids=[data.doc_ids[i] for i in docs],
+        docs=[data.docs[i][:400] for i in docs],
+        titles=[data.titles[i] for i in docs],
+        queries={q: data.queries[q] for q in queries},
+        qrels={q: data.qrels[q] for q in queries},
+    )
+
+
+def encode_once(model: Any, texts: Sequence[str]) -> NDArray[Any]:
+    """Vectors of documents [N, C]. They stay in the cache folder: the second time, and in other lessons, they are read.
+
+    The name of the file is made of all that decides what is in it.
+    """
+    digest = hashlib.sha256("\0".join([model.fingerprint, *texts]).encode()).hexdigest()
+    file = cache_folder() / "lessons" / f"{digest[:32]}.npy"
+    if file.exists():
+        return np.load(file)
+    vectors = model.encode_document(list(texts), truncation="silent")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(f".{os.getpid()}.new")
+        with draft.open("wb") as f:
+            np.save(f, vectors)
+        draft.replace(file)
+    except OSError:  # a cache that cannot be written is no reason to stop
+        pass
+    return vectors
 
 
 def pca(x: NDArray[Any], dims: int = 2) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -74,6 +74,10 @@ class Floating:
     def query_of_row(self, row: Bytes) -> Bytes:
         return row.view(self.dtype).astype(np.float32).view(np.uint8)
 
+    def slack(self, row: Bytes, query: Bytes, metric: str) -> np.float32:
+        """How far off a distance may be: no bound."""
+        return np.float32(np.inf)
+
     def distances_plain(self, rows: Bytes, query: Bytes, metric: str) -> Floats:
         """[n] from rows [n, stride] to one query. Each row is summed by itself, so equal rows have equal distances."""
         x, q = rows.view(self.dtype).astype(np.float32), query.view(np.float32)
@@ -117,6 +121,26 @@ class Codes:
         y = self._centred(rows) * self._tail(rows)[:, :1]
         return rotate_back_plain(y.astype(np.float32))[:, : self.dim]
 
+    def split(self, rows: Bytes, metric: str) -> tuple[Bytes, Floats]:
+        """Rows as two tables: codes alone, which may then fill whole cache lines, and what distances need besides: the
+        factor, for "l2" the squared norm too."""
+        return rows[:, : self._size], self._tail(rows)[:, : self.tails(metric)]
+
+    def join(self, codes: Bytes, tails: Floats) -> Bytes:
+        """The inverse of `split`, with a norm of 0 where there was none."""
+        both = np.zeros((len(codes), 2), np.float32)
+        both[:, : tails.shape[1]] = tails
+        return np.concatenate([codes, both.view(np.uint8)], axis=1)
+
+    @staticmethod
+    def tails(metric: str) -> int:
+        return 2 if metric == "l2" else 1
+
+    def slack(self, row: Bytes, query: Bytes, metric: str) -> np.float32:
+        """How far off the estimate of a distance may be: 3.5 standard errors. See `kernels.walk`."""
+        length, factor = np.sqrt(query[self.width :].view(np.float32)[2]), self._tail(row[None])[0, 0]
+        return length * np.float32((2 if self.bits == 4 else 1) * (2 if metric == "l2" else 1)) * factor
+
     def sound(self, rows: Bytes) -> str:
         tail = self._tail(rows)
         return "" if np.isfinite(tail).all() and (tail >= 0).all() else "a code's factor is not a finite number"
@@ -145,7 +169,7 @@ class Codes:
         return 2 * both.reshape(len(rows), self.width).astype(np.int64) - 15
 
     def _encode_plain(self, y: Floats) -> Bytes:
-        norm = _sums(y.astype(np.float64) * y)
+        norm = _squares(y)
         if self.bits == 8:
             inverse = np.float32(127) / np.maximum(np.abs(y).max(axis=1, keepdims=True, initial=0), np.float32(1e-30))
             centred = np.rint(y * inverse).astype(np.int64)
@@ -165,7 +189,7 @@ class Codes:
     def _encode_queries_plain(self, y: Floats) -> Bytes:
         top = np.abs(y).max(axis=1, initial=0)
         codes = np.rint(y * (np.float32(127) / np.maximum(top, np.float32(1e-30)))[:, None]).astype(np.int8)
-        return self._queries(codes, top / np.float32(127), _sums(y.astype(np.float64) * y))
+        return self._queries(codes, top / np.float32(127), _squares(y))
 
     def _queries(self, codes: NDArray[np.int8], scale: Floats, norm: Any) -> Bytes:
         tail = np.zeros((len(codes), 4), np.float32)
@@ -189,6 +213,13 @@ class Codes:
 def _sums(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Sums of rows, one number after the other, as the kernel adds them."""
     return np.cumsum(x, axis=1)[:, -1]
+
+
+def _squares(y: Floats) -> NDArray[np.float64]:
+    """Sums of the squares of rows, every fourth together, as the kernel adds them."""
+    wide = y.astype(np.float64).reshape(len(y), -1, 4)
+    a, b, c, d = np.cumsum(wide * wide, axis=1)[:, -1].T
+    return (a + b) + (c + d)
 
 
 @cache

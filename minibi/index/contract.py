@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import as_ids, whole
 from ..errors import FormatError, InputError
-from ..shapes import Floats, Ints, as_vectors, unit_rows
+from ..shapes import Floats, Ints, aligned, as_vectors, unit_rows
 from ..store.snapshot import read_snapshot, write_snapshot
 from .codes import codec_for
 from .filters import Filter, allowed
@@ -149,19 +149,25 @@ class Index:
         filter: which ids may be returned (see `filters.allowed`). Raises InputError.
         """
         q, k = self._prepare(queries, "queries"), whole("k", k, 1)
-        breadth = {name: whole(name, v, 1) for name, v in (("ef", ef), ("nprobe", nprobe)) if v is not None}
+        breadth = {} if ef is None else {"ef": whole("ef", ef, 1)}
+        if nprobe is not None:
+            breadth["nprobe"] = whole("nprobe", nprobe, 1)
         view = self._view
-        mask = allowed(filter, view["ids"], view["live"])
+        mask = view["live"] if filter is None else allowed(filter, view["ids"], view["live"])
         live = view.count - view.gone if filter is None else int(np.count_nonzero(mask))
-        scores = np.full((len(q), k), np.inf if self.metric == "l2" else -np.inf, np.float32)
-        ids = np.full((len(q), k), -1, np.int64)
         found = min(k, live)
         if found and len(q):
             distances, rows = self._search(view, q, found, mask, live, **breadth)
+            best = distances + 0.0 if self.metric == "l2" else 0.0 - distances  # never -0.0
+            if found == k and rows.min() >= 0:
+                return best, view["ids"].take(rows)
+        scores = np.full((len(q), k), np.inf if self.metric == "l2" else -np.inf, np.float32)
+        ids = np.full((len(q), k), -1, np.int64)
+        if found and len(q):
             hit = rows >= 0
-            scores[:, :found][hit] = (distances if self.metric == "l2" else -distances)[hit]
+            scores[:, :found][hit] = best[hit]
             ids[:, :found][hit] = view["ids"][rows[hit]]
-        return scores + 0.0, ids  # -0.0 becomes 0.0
+        return scores, ids
 
     def range_search(
         self,
@@ -286,9 +292,9 @@ class Index:
         """Moves live rows together into new arrays."""
         view = self._view
         kept = np.flatnonzero(view["live"])
-        arrays = dict(view.arrays)
+        arrays = {**view.arrays, **self._empty(len(kept))}
         for name in self._columns():
-            arrays[name] = view[name][kept]
+            arrays[name][:] = view[name][kept]
         facts = self._moved(view, arrays, kept)
         self._table = IdTable.of(arrays["ids"], np.arange(len(kept)))
         self._view = View(arrays, len(kept), 0, facts)
@@ -348,7 +354,11 @@ class Index:
         self._view = replace(view, arrays=arrays)
 
     def _empty(self, capacity: int) -> dict[str, Any]:
-        return {name: np.full((capacity, *s), fill, dtype) for name, (dtype, s, fill) in self._columns().items()}
+        arrays = {name: aligned((capacity, *s), dtype) for name, (dtype, s, _) in self._columns().items()}
+        for name, (_, _, fill) in self._columns().items():
+            if fill:
+                arrays[name][:] = fill
+        return arrays
 
     def _bytes(self, view: View, rows: Any = slice(None)) -> NDArray[np.uint8]:
         """Stored rows as the codec and the kernels read them, uint8 [n, stride]."""

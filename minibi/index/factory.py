@@ -3,7 +3,7 @@
 index_factory("HNSW32,SQ8", 384)         an index, empty
 recommend(50_000, 384)                   ("Flat", "…because…")
 
-Flat  SQfp16  SQ8  SQ4                   a scan of vectors as float32, float16, 8 or 4 bits
+Flat  SQfp16  SQ8  SQ4                   all vectors, as float32, float16, 8 or 4 bits; codes=None to save memory
 HNSW16  HNSW16,SQ8  HNSW16,Flat          a graph of M 16, walked on 4-bit codes (or others that are named)
 IVF1024  IVF1024,Flat  IVF1024,SQ8       lists; codes are scanned and the best ordered by float32
 IVF1024,PQ96x4fs  IVF,PQ48  PQ48         product codes of 4 bits, 8 where no x4 is said; IVF alone: 4 sqrt(n) lists
@@ -25,7 +25,7 @@ from typing import Any
 from ..errors import InputError
 from .binary import BinaryIndex
 from .contract import Index, whole
-from .flat import FlatIndex
+from .flat import MOST, PAYS, FlatIndex
 from .hnsw import HNSWIndex
 from .ivf import IVFIndex
 from .pq import IVFPQIndex, PQIndex
@@ -112,8 +112,9 @@ def recommend(n: int, dim: int, memory_bytes: int | None = None) -> tuple[str, s
         return room is None or n * each <= room
 
     if n <= SMALL:
+        sieve = blocks + 16 if PAYS <= dim <= MOST else 0  # what FlatIndex keeps beside vectors of floats
         for name, store in (("Flat", "float32"), ("SQfp16", "float16"), ("SQ8", "int8"), ("SQ4", "int4")):
-            if fits(sizes[store]):
+            if fits(sizes[store] + (0 if store.startswith("int") else sieve)):
                 why = "a scan of so few vectors takes a few thousandths of a second, is exact and needs no tuning"
                 return name, why if name == "Flat" else f"{why}; {store} is the most exact form that fits the memory"
         raise InputError(f"{n} vectors of {dim} do not fit {room} bytes even at 4 bits: {n * sizes['int4']} are needed")

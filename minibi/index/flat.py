@@ -12,11 +12,12 @@ from ..environment import plain_kernels
 from ..errors import InputError
 from ..shapes import Floats, Ints
 from ..threads import parallel_map
-from .codes import BLOCK, Codes, Floating
+from .codes import Codes, Floating
 from .contract import Index, View
 from .sieve import Sieve, Stored
 
 QUERIES_PER_JOB = 32
+PAYS, MOST = 64, 8192  # numbers in a vector from which on, and up to which, a second form is kept by default
 
 
 class FlatIndex(Index):
@@ -25,9 +26,9 @@ class FlatIndex(Index):
     dim: width of the vectors; metric: "cosine", "ip" or "l2"; store: how they are kept, "float32", "float16", "int8" or
     "int4" (then scores are those of what is kept). See `minibi.index.contract`.
 
-    codes: "int8" keeps a second form of each vector in memory, dim + 16 bytes, by which most need not be compared: the
-    same scores and ids, bit for bit, several times sooner, for a quarter more memory. None keeps none. "auto" is
-    "int8" where it pays: vectors of floats with 64 numbers or more. Files do not hold them.
+    codes: "int8" keeps a second form of each vector in memory, dim + 16 bytes, by which most need not be compared
+    (`minibi.index.sieve`): the same scores and ids, bit for bit, several times sooner, for a quarter more memory. None
+    keeps none. "auto" is "int8" for floats in vectors of 64 to 8,192 numbers. Files do not hold them.
     """
 
     kind: ClassVar[str] = "flat-index"
@@ -54,7 +55,9 @@ class FlatIndex(Index):
         if isinstance(self._codec, Codes):
             if codes == "int8":
                 raise InputError(f"vectors kept as {self.store} are codes already: leave out codes")
-        elif codes == "int8" or (codes == "auto" and 2 * self.dim >= BLOCK):
+        elif codes == "int8" and self.dim > MOST:
+            raise InputError(f"codes bound the scores of up to {MOST} numbers, not of {self.dim}: leave out codes")
+        elif codes == "int8" or (codes == "auto" and PAYS <= self.dim <= MOST):
             self._sieve = Sieve(self._codec)
             view = self._view
             more = {

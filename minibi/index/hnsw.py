@@ -12,20 +12,20 @@ from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import whole
-from ..environment import thread_count
+from ..environment import plain_kernels, thread_count
 from ..errors import InputError
-from ..shapes import Floats, Ints
+from ..shapes import Floats, Ints, as_vectors, unit_rows
 from ..threads import parallel_map
-from .codes import CODES, codec_for
+from .codes import CODES, Codes, codec_for
 from .contract import Index, View
 from .flat import scan
 from .hnsw_engine import Engine, draw_levels, engine_for
 from .hnsw_repair import Surgery, count_children, find_faults, used_upper
 
-QUERIES_PER_JOB = 64
+QUERIES_PER_JOB = 128
 LARGEST_BATCH = 8192  # rows inserted without a chance for readers to see them
 BATCH_SHARE = 50  # a batch is at most a fiftieth of what stands: larger ones cost recall
 ROWS_PER_JOB = 256
@@ -63,6 +63,7 @@ class HNSWIndex(Index):
         self.seed = whole("seed", seed)
         self.ef = 64
         self._walked = "vectors" if self.codes == store else "codes"  # the array that the graph is walked on
+        self._last_engine: tuple[tuple[View, bool], Engine] | None = None
         super().__init__(dim, metric, store=store, fingerprint=fingerprint)
         self._walk_codec = codec_for(self.codes, self.dim)
         self._stale: list[int] = []  # removed rows that other rows still link to
@@ -78,7 +79,11 @@ class HNSWIndex(Index):
         }
         if self._walked == "codes":
             codec = codec_for(self.codes, self.dim)
-            own["codes"] = codec.dtype, (codec.stride // codec.dtype.itemsize,), 0
+            if isinstance(codec, Codes):
+                own["codes"] = np.uint8, (codec.stride - 8,), 0
+                own["tails"] = np.float32, (codec.tails(self.metric),), 0
+            else:
+                own["codes"] = codec.dtype, (codec.width,), 0
         return super()._columns() | own
 
     def _empty(self, capacity: int) -> dict[str, Any]:
@@ -88,7 +93,17 @@ class HNSWIndex(Index):
         return super()._empty(capacity) | upper
 
     def _engine(self, view: View) -> Engine:
-        return engine_for(self._walk_codec, view.arrays, self._walked, self.metric)
+        """What works on a view; the last one is kept, for the next search."""
+        key, held = (view, plain_kernels()), self._last_engine
+        if held is None or held[0][0] is not view or held[0][1] != key[1]:
+            held = self._last_engine = key, engine_for(self._walk_codec, view.arrays, self._walked, self.metric)
+        return held[1]
+
+    def _prepare(self, x: ArrayLike, name: str) -> Floats:
+        """As in every index, but kernels make queries of length one."""
+        if name == "queries" and self.metric == "cosine":
+            return as_vectors(x, self.dim, name=name)
+        return super()._prepare(x, name)
 
     # ------------------------------------------------------------------ adding
 
@@ -112,8 +127,11 @@ class HNSWIndex(Index):
             first = end
 
     def _encode(self, arrays: dict[str, Any], first: int, last: int) -> None:
-        x = self._codec.decode(self._stored(first, last))
-        arrays["codes"][first:last] = self._walk_codec.encode(x).view(self._walk_codec.dtype)
+        coded = self._walk_codec.encode(self._codec.decode(self._stored(first, last)))
+        if isinstance(self._walk_codec, Codes):
+            arrays["codes"][first:last], arrays["tails"][first:last] = self._walk_codec.split(coded, self.metric)
+        else:
+            arrays["codes"][first:last] = coded.view(self._walk_codec.dtype)
 
     def _stored(self, first: int, last: int) -> Any:
         return self._view.arrays["vectors"][first:last].view(np.uint8)
@@ -177,32 +195,26 @@ class HNSWIndex(Index):
         ef = max(breadth.get("ef", self.ef), k)
         if live < view.count - view.gone and live * live <= EXACT * ef * view.count:
             return self._scan(view, queries, k, mask)
-        wide = min(-(-ef * view.count // live), view.count)
-        engine = self._engine(view)
-        walked = self._walk_codec.encode_queries(queries)
-        exact = walked if self._walked == "vectors" else self._codec.encode_queries(queries)
-        stored = view.arrays["vectors"].view(np.uint8)
+        wide = ef if live == view.count else min(-(-ef * view.count // live), view.count)
+        engine, stored, ids = self._engine(view), view.arrays["vectors"].view(np.uint8), view["ids"]
         entry, root = view.facts["entry"], view.facts["root"]
 
-        def job(first: int) -> tuple[Floats, Ints]:
-            some = slice(first, first + QUERIES_PER_JOB)
-            return engine.search(
-                entry, root, walked[some], wide, self._codec, stored, exact[some], ef, mask, view["ids"], k
-            )
+        def job(some: Floats) -> tuple[Floats, Ints]:
+            return engine.search(entry, root, some, wide, self._codec, stored, mask, ids, k)
 
-        parts = (
-            [job(0)]
-            if len(queries) <= QUERIES_PER_JOB
-            else list(parallel_map(job, range(0, len(queries), QUERIES_PER_JOB)))
-        )
-        distances, rows = parts[0] if len(parts) == 1 else (np.concatenate(p) for p in zip(*parts, strict=True))
-        short = np.flatnonzero(rows[:, -1] < 0)
-        if len(short):  # too many of the nearest were filtered out
+        if len(queries) <= QUERIES_PER_JOB:
+            distances, rows = job(queries)
+        else:
+            jobs = (queries[first : first + QUERIES_PER_JOB] for first in range(0, len(queries), QUERIES_PER_JOB))
+            distances, rows = (np.concatenate(p) for p in zip(*parallel_map(job, jobs), strict=True))
+        if rows[:, -1].min() < 0:  # too many of the nearest were filtered out
+            short = np.flatnonzero(rows[:, -1] < 0)
             distances[short], rows[short] = self._scan(view, queries[short], k, mask)
         return distances, rows
 
     def _scan(self, view: View, queries: Floats, k: int, mask: NDArray[np.bool_]) -> tuple[Floats, Ints]:
         which = np.flatnonzero(mask)
+        queries = unit_rows(queries) if self.metric == "cosine" else queries
         return scan(self._codec, self._bytes(view), view["ids"], queries, k, self.metric, which)
 
     # ------------------------------------------------------------------ removing
@@ -223,7 +235,7 @@ class HNSWIndex(Index):
         self._stale = []
 
     def _host_query(self, row: int) -> Any:
-        return self._walk_codec.encode_queries(self._codec.decode(self._stored(row, row + 1)))
+        return self._codec.decode(self._stored(row, row + 1))
 
     def _renumber(self) -> None:
         self._relink()
@@ -248,8 +260,12 @@ class HNSWIndex(Index):
         """What is wrong with the vectors, ids, or the graph, in words; empty if nothing is."""
         view = self._view
         problems = super().check()
-        if self._walked == "codes" and (fault := self._walk_codec.sound(view["codes"].view(np.uint8))):
-            problems.append(fault)
+        if self._walked == "codes":
+            coded = view["codes"].view(np.uint8)
+            if isinstance(self._walk_codec, Codes):
+                coded = self._walk_codec.join(coded, view["tails"])
+            if fault := self._walk_codec.sound(coded):
+                problems.append(fault)
         return problems + find_faults(view, self.M)
 
     def _arrays(self) -> dict[str, Any]:

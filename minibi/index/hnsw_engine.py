@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from ..environment import plain_kernels
 from ..hashing import mixed
-from ..shapes import Floats, Ints
-from .codes import Codes, Floating
+from ..shapes import Floats, Ints, aligned
+from .codes import Codes, Floating, signs
 
 MAX_LEVEL = 30
+WALKS = 6  # queries that one thread walks for in turns
 NEIGHBOURS_OF_REMOVED = 511  # candidates for the new links of a row some of whose neighbours were removed
 _local = threading.local()
 
@@ -28,37 +29,71 @@ def engine_for(codec: Floating | Codes, arrays: dict[str, Any], walked: str, met
     return Engine(codec, arrays, walked, metric)
 
 
+class Room:
+    """What one thread needs to walk: `walks`, their addresses, and its queries in the forms they are compared in."""
+
+    def __init__(self, rows: int, ef: int, links: int, dim: int):
+        from ..kernels import graph_search, pool, walk
+
+        self._rows, self._ef, self._links = max(rows, 4096), max(ef, 504), links
+        seen = walk.MOST_SEEN + -(-(2 * links + 8) // 16) * 16
+        self.walks = walk.Walks(
+            aligned((WALKS, -(-self._rows // 64)), np.uint64),
+            aligned((WALKS, pool.EIGHT + -(-self._ef // 8) * 8), np.int64),
+            aligned((WALKS, seen), np.int32),
+            aligned((WALKS, walk.FIELDS), np.int64),
+        )  # fmt: skip
+        self.walks.pool[:, : pool.EIGHT] = pool.LEAST
+        self.places = graph_search.places_of(self.walks)
+        width = -(-dim // 128) * 128
+        self.floats, self.turned = aligned((WALKS, width)), aligned((width,))
+        self.coded = aligned((WALKS, width + 64), np.uint8)
+
+    def fits(self, rows: int, ef: int, links: int) -> bool:
+        return rows <= self._rows and ef <= self._ef and links <= self._links
+
+
 class Engine:
     """Search and insertion by kernels."""
 
     def __init__(self, codec: Floating | Codes, arrays: dict[str, Any], walked: str, metric: str):
-        from ..kernels import graph
+        from ..kernels import distance, graph, graph_search
 
         self._metric = int(metric == "l2")  # kernels.distance.DOT or SQUARED_L2
-        self._codec, self._arrays = codec, arrays
-        table = arrays[walked].view(np.uint8)
-        self._rows = graph.Rows(table, codec.kind, self._metric, codec.width)
+        self._codec, self._arrays, self._unit = codec, arrays, metric == "cosine"
+        self._asked: Any = None
+        table, tails = arrays[walked].view(np.uint8), arrays.get("tails") if walked == "codes" else None
+        self._rows_of, self._numbers_of, self._search = distance.rows_of, graph_search.numbers_of, graph_search.search
+        self._rows = distance.rows_of(table, codec.kind, self._metric, codec.width, tails)
         self._graph = graph.Graph(arrays["links"], arrays["upper"], arrays["offsets"], arrays["levels"])
 
     def search(
-        self, entry: int, root: int, walked: Any, ef: int, exact: Floating | Codes, stored: Any, queries: Any,
-        rescored: int, mask: NDArray[np.bool_], ids: Ints, k: int,
+        self, entry: int, root: int, x: Floats, ef: int, exact: Floating | Codes, stored: Any,
+        mask: NDArray[np.bool_], ids: Ints, k: int,
     ) -> tuple[Floats, Ints]:  # fmt: skip
-        from ..kernels import graph
-
-        out = np.empty((len(walked), k), np.float32), np.empty((len(walked), k), np.int64)
-        rows = graph.Rows(stored, exact.kind, self._metric, exact.width)
-        scratch = self._scratch(ef)
-        graph.search(self._rows, self._graph, entry, root, walked, ef, rows, queries, rescored, mask, ids, scratch, out)
-        return out
+        distances, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+        asked, key = self._asked, (entry, root, exact.kind)
+        if asked is None or asked[0] != key:
+            same = exact.kind == self._codec.kind
+            rows = self._rows if same else self._rows_of(stored, exact.kind, self._metric, exact.width)
+            asked = self._asked = key, self._numbers_of(self._rows, rows, self._graph, entry, root)
+        room = self._walks(ef)
+        coded = room.coded if isinstance(exact, Codes) or isinstance(self._codec, Codes) else room.coded[:, :0]
+        self._search(
+            asked[1], room.places, x, self._unit, signs(room.turned.size), room.floats, room.turned, coded,
+            ef, mask, ids, distances, found,
+        )  # fmt: skip
+        return distances, found
 
     def find_neighbours(
         self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
     ) -> None:
         from ..kernels import graph_build
 
+        walks = self._walks(ef).walks
+        queries = aligned((len(walks.state), -(-self._codec.query_size // 64) * 64), np.uint8)
         graph_build.find_neighbours(
-            self._rows, self._graph, entry, root, count, first, last, m, ef, live, self._scratch(ef), self._query()
+            self._rows, self._graph, entry, root, count, first, last, m, ef, live, walks, queries
         )
 
     def adopt(self, first: int, last: int, limit: int) -> None:
@@ -66,7 +101,7 @@ class Engine:
 
         a = self._arrays
         kin = a["parents"], a["children"], a["youngest"]
-        graph_build.adopt(self._rows.table, a["links"], first, last, limit, *kin)
+        graph_build.adopt(self._rows, a["links"], first, last, limit, *kin)
 
     def link_back(
         self, layer: int, slots: Ints, targets: Ints, sources: Any, starts: Ints, first: int, last: int
@@ -88,10 +123,10 @@ class Engine:
             self._rows, table, a["offsets"], layer, owners, first, last, live, scratch, fresh, self._query()
         )
 
-    def nearest(self, entry: int, root: int, query: Any, ef: int, count: int) -> Ints:
-        """The ef nearest rows that can be reached, by what the graph is walked on."""
+    def nearest(self, entry: int, root: int, x: Floats, ef: int, count: int) -> Ints:
+        """The ef nearest rows that can be reached from x [1, dim], by what the graph is walked on."""
         everything, ids = np.ones(count, bool), np.arange(count)
-        return self.search(entry, root, query, ef, self._codec, self._rows.table, query, ef, everything, ids, ef)[1][0]
+        return self.search(entry, root, x, ef, self._codec, None, everything, ids, ef)[1][0]
 
     def spanning_tree(self, count: int, start: int, parents: Any) -> int:
         from ..kernels import graph
@@ -101,17 +136,22 @@ class Engine:
     def _query(self) -> Any:
         return np.empty(self._codec.query_size, np.uint8)
 
-    def _scratch(self, ef: int) -> Any:
-        """This thread's marks and pool, grown where they are too small."""
+    def _walks(self, ef: int) -> Any:
+        """This thread's room for walks, grown where it is too small."""
+        rooms = _local.__dict__.setdefault("rooms", {})  # by dimensions
+        held, dim = rooms.get(self._codec.dim), self._codec.dim
+        rows, links = len(self._arrays["ids"]), self._arrays["links"].shape[1]
+        if held is None or not held.fits(rows, ef, links):
+            held = rooms[dim] = Room(rows, ef, links, dim)
+        return held
+
+    def _scratch(self, most: int) -> Any:
+        """This thread's marks and keys, grown where they are too small."""
         from ..kernels import graph
 
-        rows, links = len(self._arrays["ids"]), self._arrays["links"].shape[1]
-        held = getattr(_local, "scratch", None)
-        if held is None or len(held.visited) < rows or len(held.pool) < ef + 1 or len(held.fresh) < links + 1:
-            held = graph.Scratch(
-                np.zeros(max(rows, 1024), np.uint16), np.zeros(1, np.int64),
-                np.empty(max(ef + 1, 512), np.int64), np.empty(max(links + 1, 64), np.int32),
-            )  # fmt: skip
+        rows, held = len(self._arrays["ids"]), getattr(_local, "scratch", None)
+        if held is None or len(held.visited) < rows or len(held.pool) < most + 1:
+            held = graph.Scratch(np.zeros(rows, np.uint16), np.zeros(1, np.int64), np.empty(most + 1, np.int64))
             _local.scratch = held
         return held
 

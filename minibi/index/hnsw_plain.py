@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..shapes import Floats, Ints
+from ..shapes import Floats, Ints, unit_rows
 from .codes import Codes, Floating
 
 Candidate = tuple[float, int]
@@ -22,10 +22,9 @@ Layer = Callable[[int], list[int]]  # a row's neighbours on one layer
 
 
 def search_layer(
-    distances: Callable[[list[int]], list[float]], layer: Layer, ef: int, entry: list[Candidate], expanded: int = 0
+    distances: Callable[[list[int]], list[float]], layer: Layer, ef: int, entry: list[Candidate]
 ) -> list[Candidate]:
-    """Algorithm 2: the ef nearest to the query on one layer, sorted. distances(rows): to the query. Only the nearest
-    `expanded` of them look at their neighbours: ef, if it is not given."""
+    """Algorithm 2: the ef nearest to the query on one layer, sorted. distances(rows): to the query."""
     entry = sorted(entry)[:ef]
     visited = {row for _, row in entry}
     candidates = list(entry)
@@ -36,8 +35,6 @@ def search_layer(
         nearest = heapq.heappop(candidates)
         furthest = (-found[0][0], -found[0][1])
         if nearest > furthest and len(found) >= ef:
-            break
-        if sum((-d, -row) < nearest for d, row in found) >= (expanded or ef):
             break
         fresh = [row for row in layer(nearest[1]) if row not in visited]
         visited.update(fresh)
@@ -58,6 +55,7 @@ class PlainEngine:
     def __init__(self, codec: Floating | Codes, arrays: dict[str, Any], walked: str, metric: str):
         self._codec, self._metric = codec, metric
         self._table = arrays[walked].view(np.uint8)
+        self._tails = arrays.get("tails") if walked == "codes" else None
         self._links, self._upper = arrays["links"], arrays["upper"]
         self._offsets, self._levels = arrays["offsets"], arrays["levels"]
         self._parents, self._children, self._youngest = arrays["parents"], arrays["children"], arrays["youngest"]
@@ -78,12 +76,16 @@ class PlainEngine:
 
     def _distances(self, query: Any) -> Callable[[list[int]], list[float]]:
         def distances(rows: list[int]) -> list[float]:
-            return (self._codec.distances_plain(self._table[rows], query, self._metric) + np.float32(0)).tolist()
+            return (self._codec.distances_plain(self._rows(rows), query, self._metric) + np.float32(0)).tolist()
 
         return distances
 
+    def _rows(self, rows: Any) -> Any:
+        """Rows as the codec knows them."""
+        return self._table[rows] if self._tails is None else self._codec.join(self._table[rows], self._tails[rows])
+
     def _as_query(self, row: int) -> Any:
-        return self._codec.query_of_row(self._table[row])
+        return self._codec.query_of_row(self._rows([row])[0])
 
     # searching -------------------------------------------------------------
 
@@ -102,24 +104,43 @@ class PlainEngine:
         return [*nearest, (distances([root])[0], root)]
 
     def search(
-        self, entry: int, root: int, walked: Any, ef: int, exact: Floating | Codes, stored: Any, queries: Any,
-        rescored: int, mask: NDArray[np.bool_], ids: Ints, k: int,
+        self, entry: int, root: int, x: Floats, ef: int, exact: Floating | Codes, stored: Any,
+        mask: NDArray[np.bool_], ids: Ints, k: int,
     ) -> tuple[Floats, Ints]:  # fmt: skip
-        """Algorithm 5 for each query; the best that may be returned are ordered by the vectors as stored."""
-        out = np.full((len(walked), k), np.inf, np.float32), np.full((len(walked), k), -1, np.int64)
-        for q, (query, precise) in enumerate(zip(walked, queries, strict=True)):
+        """Algorithm 5 for each query; those that may be among the nearest are ordered by the vectors as stored."""
+        out = np.full((len(x), k), np.inf, np.float32), np.full((len(x), k), -1, np.int64)
+        x = unit_rows(x) if self._metric == "cosine" else x
+        for q, (query, precise) in enumerate(zip(*(c.encode_queries(x) for c in (self._codec, exact)), strict=True)):
             distances = self._distances(query)
             nearest = self._with_root(distances, root, self._descend(distances, len(mask), entry, 0))
             found = search_layer(distances, self._layer(0, len(mask)), ef, nearest)
-            rows = np.array([row for _, row in found if mask[row]][:rescored], np.int64)
-            d = exact.distances_plain(stored[rows], precise, self._metric)
-            order = np.lexsort((ids[rows], d))[:k]
-            out[0][q, : len(order)], out[1][q, : len(order)] = d[order], rows[order]
+            found = [(d, row) for d, row in found if mask[row]]
+            best: list[tuple[float, int, int]] = []
+            while found:
+                four, found = self._may_be_near(found, query, exact, best[k - 1][0] if len(best) >= k else np.inf)
+                rows = self._rows(four) if exact.name == self._codec.name else stored[four]
+                d = exact.distances_plain(rows, precise, self._metric) if four else []
+                best = sorted([*best, *zip(d, ids[four].tolist(), four, strict=True)])[:k]
+            for j, (d, _, row) in enumerate(best):
+                out[0][q, j], out[1][q, j] = d, row
         return out
 
-    def nearest(self, entry: int, root: int, query: Any, ef: int, count: int) -> Ints:
+    def _may_be_near(
+        self, found: list[Candidate], query: Any, exact: Any, worst: float
+    ) -> tuple[list[int], list[Candidate]]:
+        """The next four whose estimates do not rule them out, and the rest. See `kernels.walk`."""
+        four: list[int] = []
+        while found and len(four) < 4:
+            (d, row), *found = found
+            same = exact.name == self._codec.name
+            slack = 0 if same else self._codec.slack(self._rows([row])[0], query, self._metric)
+            if np.float32(d) - slack <= worst:
+                four.append(row)
+        return four, found
+
+    def nearest(self, entry: int, root: int, x: Floats, ef: int, count: int) -> Ints:
         everything, ids = np.ones(count, bool), np.arange(count)
-        return self.search(entry, root, query, ef, self._codec, self._table, query, ef, everything, ids, ef)[1][0]
+        return self.search(entry, root, x, ef, self._codec, None, everything, ids, ef)[1][0]
 
     # building --------------------------------------------------------------
 
@@ -147,13 +168,13 @@ class PlainEngine:
         ]
 
     def _same(self, a: int, b: int) -> bool:
-        return bool((self._table[a] == self._table[b]).all())
+        first, second = self._rows([a, b])
+        return bool((first == second).all())
 
     def find_neighbours(
         self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
     ) -> None:
-        """Algorithm 1 up to the links of the new rows first .. last-1 themselves. Of the ef candidates only the nearer
-        half are expanded: the further ones are there for their directions, and need not be the very nearest."""
+        """Algorithm 1 up to the links of the new rows first .. last-1 themselves."""
         for row in range(first, last):
             distances = self._distances(self._as_query(row))
             level, top = int(self._levels[row]), int(self._levels[entry])
@@ -161,7 +182,7 @@ class PlainEngine:
             for layer in range(min(level, top), -1, -1):
                 if layer == 0:
                     nearest = self._with_root(distances, root, nearest)
-                nearest = search_layer(distances, self._layer(layer, count), ef, nearest, (ef + 1) // 2)
+                nearest = search_layer(distances, self._layer(layer, count), ef, nearest)
                 chosen = self._select([(d, other) for d, other in nearest if live[other]], m)
                 self._write(layer, row, chosen)
 

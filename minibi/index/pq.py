@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..environment import plain_kernels
 from ..errors import InputError
-from ..shapes import Floats, Ints
+from ..shapes import Floats, Ints, aligned
 from .codes import Codes, rotate_back_plain
 from .contract import whole
 from .ivf import IVFIndex
@@ -148,7 +148,6 @@ class IVFPQIndex(IVFIndex):
         if self.bits == 8 or plain_kernels():
             return super()._pack(arrays, order, count)
         from ..kernels import pq
-        from ..kernels.matmul import aligned
 
         blocks = aligned((len(order) // BLOCK, -(-self.M // 4), 64), np.uint8)
         pq.pack(arrays["codes"], order, blocks)

@@ -23,36 +23,68 @@ from .attention import (
     weigh_values,
 )  # fmt: skip
 from .cache import inline, kernel
-from .matmul import ADDRESS, PANEL, ROWS
-from .matmul_grad import column_tile
-from .simd import LANES, Loop, i64
+from .matmul import ADDRESS, PANEL, ROWS, row_addresses
+from .simd import LANES, Loop, f32, i64
 
 QUERIES = 32 * ROWS  # in a block
-add_value_columns = column_tile(WIDE)
 
 
 @intrinsic
-def softmax_grad_row(typing_context, p, dp, n, total, scale):
-    """p[:n] /= total; dp[:n] <- p (dp - sum(p dp)) scale. Both are finite up to a multiple of 16, and p is 0 there."""
+def _add_columns(typing_context, a, lda, b, k, c, ldc, rows):
+    """c [rows, VALUE_PANEL] += a^T @ b for up to ROWS columns of `a` [k, rows], read down; b [k, VALUE_PANEL]."""
 
     def generate(context, builder, signature, args):
         e = builder
-        p, dp, n, total, scale = args
-        total, scale = simd.splat(e, total), simd.splat(e, scale)
-        with Loop(e, n, [simd.constant(e, 0.0)], step=LANES) as loop:
+        a, lda, b, k, c, ldc, rows = args
+        columns, outs = row_addresses(e, a, i64(4), rows), row_addresses(e, c, ldc, rows)
+        start = [simd.load(e, out, 64 * j) for out in outs for j in range(WIDE)]
+        with Loop(e, k, start) as loop:
+            panel, at = e.add(b, e.mul(loop.index, i64(4 * VALUE_PANEL))), e.mul(loop.index, lda)
+            loaded = [simd.load(e, panel, 64 * j) for j in range(WIDE)]
+            factors = [simd.broadcast(e, e.add(column, at)) for column in columns]
+            pairs = [(x, y) for x in factors for y in loaded]
+            loop.next(*(x.fma(y, total) for (x, y), total in zip(pairs, loop.carried, strict=True)))
+        for i in range(ROWS):
+            with e.if_then(e.icmp_signed(">", rows, i64(i))):
+                for j in range(WIDE):
+                    simd.store(e, loop.results[i * WIDE + j], outs[i], 64 * j)
+        return context.get_dummy_value()
+
+    return types.void(*[ADDRESS] * 7), generate
+
+
+@intrinsic
+def softmax_grad_rows(typing_context, p, dp, stride, n, totals, scale):
+    """In ROWS rows: p[:n] /= total; dp[:n] <- p (dp - sum(p dp)) scale. Rows lie `stride` bytes apart.
+
+    Both are finite up to a multiple of 16, and p is 0 there. All rows go together, as in `softmax_rows`.
+    """
+
+    def generate(context, builder, signature, args):
+        e = builder
+        p, dp, stride, n, totals, scale = args
+        rows = [e.mul(stride, i64(r)) for r in range(ROWS)]
+        inverse = [e.fdiv(f32(1.0), simd.load_scalar(e, e.add(totals, i64(4 * r)))) for r in range(ROWS)]
+        with Loop(e, n, [simd.constant(e, 0.0)] * ROWS, step=LANES) as loop:
             at = e.mul(loop.index, i64(4))
-            weight = simd.load(e, e.add(p, at)) / total
-            simd.store(e, weight, e.add(p, at))
-            loop.next(weight.fma(simd.load(e, e.add(dp, at)), loop.carried[0]))
-        mean = simd.splat(e, simd.sum_lanes(e, loop.results[0]))
+            places = [e.add(row, at) for row in rows]
+            pairs = [(simd.load(e, e.add(p, place)), simd.load(e, e.add(dp, place))) for place in places]
+            loop.next(*(x.fma(y, total) for (x, y), total in zip(pairs, loop.carried, strict=True)))
+        means = [simd.splat(e, e.fmul(simd.sum_lanes(e, x), i)) for x, i in zip(loop.results, inverse, strict=True)]
+        scales = [simd.splat(e, e.fmul(i, scale)) for i in inverse]
+        inverse = [simd.splat(e, i) for i in inverse]
         with Loop(e, n, step=LANES) as loop:
             at = e.mul(loop.index, i64(4))
-            d = simd.load(e, e.add(p, at)) * (simd.load(e, e.add(dp, at)) - mean) * scale
-            simd.store(e, d, e.add(dp, at))
+            for r, row in enumerate(rows):
+                weight_at, slope_at = e.add(p, e.add(row, at)), e.add(dp, e.add(row, at))
+                weight = simd.load(e, weight_at)
+                d = weight * scales[r] * (simd.load(e, slope_at) - means[r])
+                simd.store(e, weight * inverse[r], weight_at)
+                simd.store(e, d, slope_at)
             loop.next()
         return context.get_dummy_value()
 
-    return types.void(ADDRESS, ADDRESS, ADDRESS, types.float32, types.float32), generate
+    return types.void(*[ADDRESS] * 5, types.float32), generate
 
 
 def scratch_floats(longest: int, width: int) -> int:
@@ -69,7 +101,7 @@ def _add_outer(weights, padded, count, length, rows, stride, width, panel, out, 
             copy_block(rows + stride * i + 4 * block, VALUE_PANEL, panel + 4 * VALUE_PANEL * i)
         for j in range(0, length, ROWS):
             target = out + out_stride * j + 4 * block
-            add_value_columns(weights + 4 * j, 4 * padded, panel, count, target, out_stride, min(ROWS, length - j))
+            _add_columns(weights + 4 * j, 4 * padded, panel, count, target, out_stride, min(ROWS, length - j))
 
 
 @kernel
@@ -108,10 +140,7 @@ def attend_grad(dout, q, k, v, starts, scale, scratch, dq, dk, dv):
                     scores_of(q_at + q.strides[0] * i, q.strides[0], rows, keys, length, width, pi, padded)
                     softmax_rows(pi, 4 * padded, length, factor, sums)
                     scores_of(d_at + dout.strides[0] * i, dout.strides[0], rows, values, length, width, di, padded)
-                    for r in range(rows):
-                        softmax_grad_row(
-                            pi + 4 * padded * r, di + 4 * padded * r, length, load_float(sums + 4 * r), scale
-                        )
+                    softmax_grad_rows(pi, di, 4 * padded, length, sums, scale)
                     for block in range(0, width, VALUE_PANEL):
                         panel_at, out = key_rows + 4 * block * length, dq_at + dq.strides[0] * i + 4 * block
                         weigh_values(di, 4 * padded, panel_at, length, out, dq.strides[0], rows, panel_at, 0)
@@ -119,11 +148,3 @@ def attend_grad(dout, q, k, v, starts, scale, scratch, dq, dk, dv):
                 dk_at = dk.ctypes.data + dk.strides[0] * first + at
                 _add_outer(p, padded, count, length, d_at, dout.strides[0], width, panel, dv_at, dv.strides[0])
                 _add_outer(dp, padded, count, length, q_at, q.strides[0], width, panel, dk_at, dk.strides[0])
-
-
-@intrinsic
-def load_float(typing_context, address):
-    def generate(context, builder, signature, args):
-        return simd.load_scalar(builder, args[0])
-
-    return types.float32(ADDRESS), generate

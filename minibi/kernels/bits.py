@@ -18,10 +18,11 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import inline, kernel
-from .distance import _float_at, _int_at, _keep, distances_of
+from .distance import _keep, distances_of
 from .ivf import finish, gather, key_of, longest, room_for, shrink
 from .keys import fetch
 from .matmul import ADDRESS
+from .memory import float_at, int32_at
 from .simd import Lanes, Loop, i64, ir
 
 WAITING = 8  # vectors asked for together before they are compared
@@ -107,15 +108,15 @@ def _four(codes, which, first, some, query, width, bits):
 @inline
 def _estimate(total, tail, base, scale, offset):
     product = scale * np.float32(2 * np.int64(total) - offset)
-    return base + (_float_at(tail) + _float_at(tail + 4) * product)
+    return base + (float_at(tail) + float_at(tail + 4) * product)
 
 
 @kernel
 def estimate_all(codes, which, bases, query, width, bits, out):
     """out [n]: estimates of the rows which [n] with their `bases`, for one encoded query (uint8)."""
     tail, address = codes.shape[1] - 16, query.ctypes.data
-    scale = _float_at(address + width)
-    offset = np.int64(_int_at(address + width + 4)) * ((1 << bits) - 1)
+    scale = float_at(address + width)
+    offset = np.int64(int32_at(address + width + 4)) * ((1 << bits) - 1)
     for first in range(0, which.size, 4):
         some = min(4, which.size - first)
         sums = _four(codes, which, first, some, address, width, bits)
@@ -150,8 +151,8 @@ def bounded_search(
                 if size < k or distances[j] <= best[k - 1]:
                     size = _keep(best, found, size, k, distances[j], tail[first + j], ids)
         address = coded[q].ctypes.data
-        scale = _float_at(address + width)
-        offset = np.int64(_int_at(address + width + 4)) * ((1 << bits) - 1)
+        scale = float_at(address + width)
+        offset = np.int64(int32_at(address + width + 4)) * ((1 << bits) - 1)
         for p in range(cells.shape[1] + 1):
             n = 0
             if p < cells.shape[1]:
@@ -163,7 +164,7 @@ def bounded_search(
                     for j in range(some):
                         row = which[first + j]
                         at = codes.ctypes.data + codes.shape[1] * row + codes.shape[1] - 16
-                        slack = _float_at(at + 8) * gaps[q, p] + _float_at(at + 12) * noise[q]
+                        slack = float_at(at + 8) * gaps[q, p] + float_at(at + 12) * noise[q]
                         lower = _estimate(sums[j], at, bases[q, p], scale, offset) - slack
                         if size < k or lower <= best[k - 1]:
                             waiting[held] = row

@@ -74,10 +74,14 @@ def rotate(x, signs):
 
 @inline
 def _squares(y):
-    total = 0.0
-    for j in range(y.size):
-        total += np.float64(y[j]) * np.float64(y[j])
-    return total
+    """The sum of squares of whole fours, as four sums."""
+    a = b = c = d = 0.0
+    for j in range(0, y.size, 4):
+        a += np.float64(y[j]) * np.float64(y[j])
+        b += np.float64(y[j + 1]) * np.float64(y[j + 1])
+        c += np.float64(y[j + 2]) * np.float64(y[j + 2])
+        d += np.float64(y[j + 3]) * np.float64(y[j + 3])
+    return (a + b) + (c + d)
 
 
 @kernel
@@ -117,23 +121,51 @@ def encode(x, kind, out):
 @kernel
 def encode_queries(x, out):
     """Rotated vectors x [n, W] -> queries out uint8 [n, W + 16]."""
-    n, width = x.shape
-    for i in range(n):
-        y, codes = x[i], out[i, :width].view(np.int8)
-        top = np.float32(0)
-        for j in range(width):
-            top = max(top, abs(y[j]))
-        inverse = np.float32(127) / max(top, np.float32(1e-30))
-        total = np.int32(0)
-        for j in range(width):
-            c = np.int8(np.rint(y[j] * inverse))
-            codes[j] = c
-            total += np.int32(c)
-        floats = out[i, width : width + 16].view(np.float32)
-        floats[0] = top / np.float32(127)
-        floats[2] = np.float32(_squares(y))
-        floats[3] = np.float32(0)
-        out[i, width + 4 : width + 8].view(np.int32)[0] = total
+    for i in range(x.shape[0]):
+        _encode_query(x[i], out[i])
+
+
+@inline
+def _encode_query(y, out):
+    width = y.size
+    codes = out[:width].view(np.int8)
+    a = b = c = d = np.float32(0)
+    for j in range(0, width, 4):
+        a, b = max(a, abs(y[j])), max(b, abs(y[j + 1]))
+        c, d = max(c, abs(y[j + 2])), max(d, abs(y[j + 3]))
+    top = max(max(a, b), max(c, d))
+    inverse = np.float32(127) / max(top, np.float32(1e-30))
+    total = np.int32(0)
+    for j in range(width):
+        code = np.int8(np.rint(y[j] * inverse))
+        codes[j] = code
+        total += np.int32(code)
+    floats = out[width : width + 16].view(np.float32)
+    floats[0] = top / np.float32(127)
+    floats[2] = np.float32(_squares(y))
+    floats[3] = np.float32(0)
+    out[width + 4 : width + 8].view(np.int32)[0] = total
+
+
+@kernel
+def ready_query(x, unit, signs, floats, turned, coded):
+    """A vector x [dim] as a query in both forms: floats [dim, padded with what they hold], of length one if `unit`,
+    and rotated and coded, uint8 [W + 16], unless that is empty. turned [W]: room."""
+    size = x.size
+    fours = size >> 2 << 2
+    total = _squares(x[:fours])
+    for j in range(fours, size):
+        total += np.float64(x[j]) * np.float64(x[j])
+    norm = np.sqrt(total) if unit and total > 0 else 1.0
+    for j in range(size):
+        floats[j] = np.float32(np.float64(x[j]) / norm)
+    if coded.size:
+        for j in range(size):
+            turned[j] = floats[j]
+        for j in range(size, turned.size):
+            turned[j] = np.float32(0)
+        rotate_row(turned.ctypes.data, turned.size, signs.ctypes.data)
+        _encode_query(turned, coded)
 
 
 def _whole(e, row, index):
@@ -166,7 +198,7 @@ def _products(codes_of):
                         value = simd.dot_bytes(e, value, part, simd.load_ints(e, at, 64 * i))
                     sums.append(Lanes(e, value))
                 loop.next(*sums)
-            return context.make_tuple(e, signature.return_type, [simd.sum_ints(e, s.value) for s in loop.results])
+            return context.make_tuple(e, signature.return_type, simd.sum_four_ints(e, [s.value for s in loop.results]))
 
         return types.UniTuple(types.int32, 4)(*[ADDRESS] * 6), generate
 
@@ -174,14 +206,14 @@ def _products(codes_of):
 
 
 def _as_query(codes_of, times, offset):
-    """An intrinsic `(row, out, n)`: a row (n bytes of codes, then factor and norm) in the form of a query, exactly what
-    it stands for: a code as times * code - offset."""
+    """An intrinsic `(row, out, n, factor, norm)`: a row, n bytes of codes, in the form of a query, exactly what it
+    stands for: a code as times * code - offset."""
 
     @intrinsic
-    def as_query(typing_context, row, out, n):
+    def as_query(typing_context, row, out, n, factor, norm):
         def generate(context, builder, signature, args):
             e = builder
-            row, out, n = args
+            row, out, n, factor, norm = args
             ones, shift = (simd.ir.Constant(simd.octets, [x] * 64) for x in (1, offset))
             with Loop(e, n, [Lanes(e, simd.zero_ints())], step=64) as loop:
                 total, codes = loop.carried[0].value, codes_of(e, row, loop.index)
@@ -192,16 +224,12 @@ def _as_query(codes_of, times, offset):
                     simd.store_ints(e, signed, at, 64 * i)
                     total = simd.dot_bytes(e, total, e.bitcast(ones, simd.ints), signed)
                 loop.next(Lanes(e, total))
-            total, tail, end = simd.sum_ints(e, loop.results[0].value), e.add(row, n), e.add(out, e.mul(n, i64(times)))
-            for value, place in (
-                (simd.load_scalar(e, tail), 0),
-                (e.bitcast(total, simd.f32), 4),
-                (simd.load_scalar(e, e.add(tail, i64(4))), 8),
-            ):
-                simd.store_scalar(e, value, e.add(end, i64(place)))
+            total, end = simd.sum_ints(e, loop.results[0].value), e.add(out, e.mul(n, i64(times)))
+            for place, value in enumerate((factor, e.bitcast(total, simd.f32), norm)):
+                simd.store_scalar(e, value, e.add(end, i64(4 * place)))
             return context.get_dummy_value()
 
-        return types.void(*[ADDRESS] * 3), generate
+        return types.void(*[ADDRESS] * 3, types.float32, types.float32), generate
 
     return as_query
 

@@ -11,19 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cache import kernel
-from .distance import as_query, distances_of
-from .graph import descend, insert_key, key_of, new_stamp, row_of, search_layer, slot_of, with_root
+from .cache import inline, kernel
+from .distance import as_query, same_rows, some_distances
+from .graph import insert_key, new_stamp, slot_of
+from .pool import key_at, key_of, row_of, set_key
+from .walk import LEVEL, REST, SIZE, STAGE, TASK, advance, begin, enter_layer, field_of, get, pool_of, put, state_of
 
 NO_PARENTS = np.empty(0, np.int32)  # of layers above the lowest: no link is kept for a child's sake
-
-
-@kernel
-def _same(table, a, b):
-    for i in range(table.shape[1]):  # noqa: SIM110 - Numba knows no generators
-        if table[a, i] != table[b, i]:
-            return False
-    return True
 
 
 @kernel
@@ -32,17 +26,17 @@ def _not_hidden(rows, keys, first, count, row, four, scratch_query):
 
     Algorithm 4's test: it hides what is nearer to it than to the base, and its exact duplicates. Odd keys stay.
     """
-    query = as_query(rows.table, rows.kind, rows.width, row, scratch_query)
+    query = as_query(rows, row, scratch_query)
     kept = first
     for at in range(first, count, 4):
         block = min(4, count - at)
         for j in range(block):
             four[j] = row_of(keys[at + j])
-        found = distances_of(rows.table, rows.kind, rows.metric, rows.width, four, 0, block, query)
+        found = some_distances(rows, four, 0, block, query)
         for j in range(block):
             key = keys[at + j]
             between, limit = key_of(found[j], 0) >> 32, key >> 32
-            hidden = between < limit or (between == limit and _same(rows.table, row, four[j]))
+            hidden = between < limit or (between == limit and same_rows(rows, row, four[j]))
             keys[kept] = key
             kept += np.int64(key & 1 or not hidden)
     return kept
@@ -74,39 +68,56 @@ def select_neighbours(rows, keys, count, m, chosen, scratch_query):
 
 
 @kernel
-def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, scratch, scratch_query):
+def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, walks, queries):
     """Algorithm 1 up to the links of the new rows first .. last-1 themselves, in the graph of the first `count` rows.
 
-    live [count]: rows that may be linked to. Of the ef candidates only the nearer half are expanded: the further ones
-    are there for their directions, and need not be the very nearest.
+    live [count]: rows that may be linked to. queries uint8 [S, size]: room for rows as queries.
     """
     chosen = np.empty(m + 4, np.int32)
     keys = np.empty(ef, np.int64)
-    query_bytes = np.empty(scratch_query.size, np.uint8)
-    pool = scratch.pool
-    for row in range(first, last):
-        level, top = np.int64(graph.levels[row]), np.int64(graph.levels[entry])
-        query = as_query(rows.table, rows.kind, rows.width, row, query_bytes)
-        descend(rows, graph, count, query, entry, level, scratch)
-        size = 1
-        for layer in range(min(level, top), -1, -1):
-            table = graph.links if layer == 0 else graph.upper
-            if layer == 0:
-                size = with_root(rows, query, root, ef, size, scratch)
-            size = search_layer(rows, table, graph.offsets, layer, count, query, ef, (ef + 1) // 2, size, scratch)
-            many = 0
-            for j in range(size):
-                pool[j] &= ~np.int64(1)
-                keys[many] = pool[j]
-                many += np.int64(live[row_of(pool[j])])
-            picked = select_neighbours(rows, keys, many, m, chosen, scratch_query)
-            mine = table[slot_of(row, layer, graph.offsets)]
-            mine[:picked] = chosen[:picked]
-            mine[picked:] = -1
+    scratch_query = np.empty(queries.shape[1], np.uint8)
+    slots = min(walks.state.shape[0], last - first)
+    field = field_of(rows, graph, walks, slots, count, ef)
+    row, finished = first, first
+    for slot in range(slots):
+        _seek(field, rows, graph, entry, root, row, queries, slot)
+        row += 1
+    slot = 0
+    while finished < last:
+        slot = advance(field, slot)
+        state, pool = state_of(field, slot), pool_of(field, slot)
+        layer, mine = get(state, LEVEL), get(state, TASK)
+        many = 0
+        for j in range(get(state, SIZE)):
+            key = key_at(pool, j) & ~np.int64(1)
+            set_key(pool, j, key)
+            keys[many] = key
+            many += np.int64(live[row_of(key)])
+        picked = select_neighbours(rows, keys, many, m, chosen, scratch_query)
+        links = (graph.links if layer == 0 else graph.upper)[slot_of(mine, layer, graph.offsets)]
+        links[:picked] = chosen[:picked]
+        links[picked:] = -1
+        if layer > 0:
+            put(state, LEVEL, layer - 1)
+            enter_layer(field, slot)
+        else:
+            finished += 1
+            put(state, STAGE, REST)
+            if row < last:
+                _seek(field, rows, graph, entry, root, row, queries, slot)
+                row += 1
+
+
+@inline
+def _seek(field, rows, graph, entry, root, row, queries, slot):
+    """A walk in search of a new row's neighbours."""
+    query = as_query(rows, row, queries[slot])
+    begin(field, entry, graph.levels[entry], root, query, graph.levels[row], slot)
+    put(state_of(field, slot), TASK, row)
 
 
 @kernel
-def adopt(table, links, first, last, limit, parent, children, youngest):
+def adopt(rows, links, first, last, limit, parent, children, youngest):
     """Gives each new row a parent: the nearest of its neighbours with fewer than `limit` children.
 
     Exact duplicates hang on one another: where the one that was found has no room, its youngest child takes the next,
@@ -119,7 +130,7 @@ def adopt(table, links, first, last, limit, parent, children, youngest):
             host = links[row, j]
             if host < 0:
                 break
-            while children[host] >= limit and _same(table, youngest[host], row):
+            while children[host] >= limit and same_rows(rows, youngest[host], row):
                 host = youngest[host]
             if children[host] < limit:
                 parent[row] = host
@@ -136,11 +147,11 @@ def adopt(table, links, first, last, limit, parent, children, youngest):
 @kernel
 def _rank(rows, node, others, count, keys, scratch_query):
     """The first `count` of other rows as sorted keys, by their distances to a row."""
-    query = as_query(rows.table, rows.kind, rows.width, node, scratch_query)
+    query = as_query(rows, node, scratch_query)
     size = 0
     for at in range(0, count, 4):
         block = min(4, count - at)
-        found = distances_of(rows.table, rows.kind, rows.metric, rows.width, others, at, block, query)
+        found = some_distances(rows, others, at, block, query)
         for j in range(block):
             _, size = insert_key(keys, size, count, key_of(found[j], others[at + j]))
 

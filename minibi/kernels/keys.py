@@ -38,6 +38,7 @@ def ordered(d):
 @inline
 def from_ordered(whole):
     """What `ordered` was made of."""
+    whole = np.int32(whole)
     return float_of(whole ^ ((whole >> 31) & np.int32(0x7FFFFFFF)))
 
 

@@ -16,9 +16,10 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from ..shapes import aligned
 from . import simd, target
 from .cache import inline, kernel
-from .matmul import ADDRESS, aligned, widen
+from .matmul import ADDRESS, widen
 from .simd import LANES, Lanes, Loop, i64
 
 PAIR = 2 if target.has_wide_registers() else 1  # query vectors of a tile

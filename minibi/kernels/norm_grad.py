@@ -10,69 +10,61 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import functions, simd
-from .attention import copy_block
 from .cache import kernel
 from .matmul import ADDRESS
-from .norm import norm_row, sum_float_rows
+from .norm import sum_float_rows
 from .simd import LANES, Loop, f32, i64
 
 CHUNK = 258  # tokens: 43 tiles of a matrix product
 
 
-def gelu_slope(x):
-    """d/dx of x Phi(x): Phi(x) + x phi(x), phi the density of the normal distribution; |error| < 1e-6."""
+def gelu_and_slope(x):
+    """x Phi(x) as `functions.gelu`, and its derivative Phi(x) + x phi(x), phi the normal density; |error| < 1e-6."""
     b = x.b
     a = x.max(x * -1.0)
     p = functions.reciprocal(functions.polynomial(a.min(10.0), functions._TAIL))
     p2 = p * p
     p4 = p2 * p2
     below = p4 * p4 * 0.5  # Phi(-a)
-    above = below * -1.0 + 1.0
     positive = b.fcmp_ordered(">", x.value, simd.constant(b, 0.0).value)
-    distribution = simd.Lanes(b, b.select(positive, above.value, below.value))
+    distribution = simd.Lanes(b, b.select(positive, (below * -1.0 + 1.0).value, below.value))
     density = functions.exp2(x * x * -0.7213475204444817) * 0.3989422804014327
-    return x.fma(density, distribution)
-
-
-def _elementwise(what):
-    """An intrinsic `(x, n, out)`: out[:n] = what(x[:n]), n a multiple of 16."""
-
-    @intrinsic
-    def apply(typing_context, x, n, out):
-        def generate(context, builder, signature, args):
-            e = builder
-            x, n, out = args
-            with Loop(e, n, step=LANES) as loop:
-                at = e.mul(loop.index, i64(4))
-                simd.store(e, what(simd.load(e, e.add(x, at))), e.add(out, at))
-                loop.next()
-            return context.get_dummy_value()
-
-        return types.void(*[ADDRESS] * 3), generate
-
-    return apply
-
-
-gelu_block = _elementwise(functions.gelu)
+    return x.max(0.0) - a * below, x.fma(density, distribution)
 
 
 @intrinsic
-def gelu_grad_row(typing_context, dy, x, n, dx, sums):
-    """dx[:n] = dy gelu'(x), and sums += dx."""
+def gelu_keep_row(typing_context, x, n, slope):
+    """x[:n] <- gelu(x), slope[:n] = gelu'(x). n is a multiple of 16."""
 
     def generate(context, builder, signature, args):
         e = builder
-        dy, x, n, dx, sums = args
+        x, n, slope = args
         with Loop(e, n, step=LANES) as loop:
             at = e.mul(loop.index, i64(4))
-            d = simd.load(e, e.add(dy, at)) * gelu_slope(simd.load(e, e.add(x, at)))
-            simd.store(e, d, e.add(dx, at))
-            total = e.add(sums, at)
-            simd.store(e, simd.load(e, total) + d, total)
+            y, d = gelu_and_slope(simd.load(e, e.add(x, at)))
+            simd.store(e, y, e.add(x, at))
+            simd.store(e, d, e.add(slope, at))
             loop.next()
         return context.get_dummy_value()
 
-    return types.void(*[ADDRESS] * 5), generate
+    return types.void(*[ADDRESS] * 3), generate
+
+
+@intrinsic
+def times_block(typing_context, x, factor, n):
+    """x[:n] *= factor[:n], n a multiple of 16."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x, factor, n = args
+        with Loop(e, n, step=LANES) as loop:
+            at = e.mul(loop.index, i64(4))
+            here = e.add(x, at)
+            simd.store(e, simd.load(e, here) * simd.load(e, e.add(factor, at)), here)
+            loop.next()
+        return context.get_dummy_value()
+
+    return types.void(*[ADDRESS] * 3), generate
 
 
 @intrinsic
@@ -93,101 +85,86 @@ def add_block(typing_context, x, n, sums):
 
 
 @intrinsic
-def norm_grad_row(typing_context, dy, x, n, gamma, eps, dx, sums):
-    """dx of layer_norm(x) for one row; sums [3, n] += what the row gives to dgamma, dbeta and the sum of dx."""
+def norm_keep_row(typing_context, x, n, gamma, beta, eps, y):
+    """x[:n] <- (x - mean) / sqrt(var + eps); y = x gamma + beta; returns 1 / sqrt(var + eps). n: a multiple of 16."""
 
     def generate(context, builder, signature, args):
         e = builder
-        dy, x, n, gamma, eps, dx, sums = args
-        zero = simd.constant(e, 0.0)
+        x, n, gamma, beta, eps, y = args
         count = e.sitofp(n, f32)
-
-        def mean(total):
-            return simd.splat(e, e.fdiv(simd.sum_lanes(e, total), count))
 
         def at(address, loop):
             return e.add(address, e.mul(loop.index, i64(4)))
 
-        with Loop(e, n, [zero], step=LANES) as loop:
+        with Loop(e, n, [simd.constant(e, 0.0)], step=LANES) as loop:
             loop.next(loop.carried[0] + simd.load(e, at(x, loop)))
-        middle = mean(loop.results[0])
-        with Loop(e, n, [zero], step=LANES) as loop:
-            d = simd.load(e, at(x, loop)) - middle
+        mean = simd.splat(e, e.fdiv(simd.sum_lanes(e, loop.results[0]), count))
+        with Loop(e, n, [simd.constant(e, 0.0)], step=LANES) as loop:
+            d = simd.load(e, at(x, loop)) - mean
             loop.next(d.fma(d, loop.carried[0]))
         variance = e.fdiv(simd.sum_lanes(e, loop.results[0]), count)
-        inverse = simd.splat(e, e.fdiv(f32(1.0), simd.sqrt(e, e.fadd(variance, eps))))
+        inverse = e.fdiv(f32(1.0), simd.sqrt(e, e.fadd(variance, eps)))
+        scale = simd.splat(e, inverse)
+        with Loop(e, n, step=LANES) as loop:
+            normal = (simd.load(e, at(x, loop)) - mean) * scale
+            simd.store(e, normal, at(x, loop))
+            simd.store(e, normal.fma(simd.load(e, at(gamma, loop)), simd.load(e, at(beta, loop))), at(y, loop))
+            loop.next()
+        return inverse
+
+    return types.float32(*[ADDRESS] * 4, types.float32, ADDRESS), generate
+
+
+@intrinsic
+def norm_grad_row(typing_context, dy, normal, inverse, n, gamma, dx, sums):
+    """dx of layer_norm for one row, from what `norm_keep_row` left; sums [2, n] += its part of dgamma and dbeta."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        dy, normal, inverse, n, gamma, dx, sums = args
+        count, zero = e.sitofp(n, f32), simd.constant(e, 0.0)
         dgamma, dbeta = sums, e.add(sums, e.mul(n, i64(4)))
-        dbias = e.add(dbeta, e.mul(n, i64(4)))
+
+        def at(address, loop):
+            return e.add(address, e.mul(loop.index, i64(4)))
+
         with Loop(e, n, [zero, zero], step=LANES) as loop:
-            given = simd.load(e, at(dy, loop))
-            y = (simd.load(e, at(x, loop)) - middle) * inverse
+            given, y = simd.load(e, at(dy, loop)), simd.load(e, at(normal, loop))
             d = given * simd.load(e, at(gamma, loop))
             simd.store(e, given.fma(y, simd.load(e, at(dgamma, loop))), at(dgamma, loop))
             simd.store(e, given + simd.load(e, at(dbeta, loop)), at(dbeta, loop))
             loop.next(loop.carried[0] + d, d.fma(y, loop.carried[1]))
-        first, second = mean(loop.results[0]), mean(loop.results[1])
+        first, second = (simd.splat(e, e.fdiv(simd.sum_lanes(e, total), count)) for total in loop.results)
+        scale = simd.splat(e, inverse)
         with Loop(e, n, step=LANES) as loop:
-            y = (simd.load(e, at(x, loop)) - middle) * inverse
             d = simd.load(e, at(dy, loop)) * simd.load(e, at(gamma, loop))
-            d = (d - first - y * second) * inverse
-            simd.store(e, d, at(dx, loop))
-            simd.store(e, d + simd.load(e, at(dbias, loop)), at(dbias, loop))
+            simd.store(e, (d - first - simd.load(e, at(normal, loop)) * second) * scale, at(dx, loop))
             loop.next()
         return context.get_dummy_value()
 
-    return types.void(ADDRESS, ADDRESS, ADDRESS, ADDRESS, types.float32, ADDRESS, ADDRESS), generate
+    return types.void(ADDRESS, ADDRESS, types.float32, *[ADDRESS] * 4), generate
 
 
 @kernel
-def gelu(x, out):
-    """out = gelu(x), any shape of 16 n floats."""
-    gelu_block(x.ctypes.data, x.size, out.ctypes.data)
-
-
-@kernel
-def gelu_grad(dy, x, dx, sums):
-    """dx = dy gelu'(x), all [T, N]; sums [N] = those of dx over T."""
-    sums[:] = 0
-    n = x.shape[1]
-    for t in range(x.shape[0]):
-        at = 4 * n * t
-        gelu_grad_row(dy.ctypes.data + at, x.ctypes.data + at, n, dx.ctypes.data + at, sums.ctypes.data)
-
-
-@kernel
-def column_sums(x, sums):
-    """sums [N] = x [T, N] summed over T."""
-    sums[:] = 0
-    for t in range(x.shape[0]):
-        add_block(x.ctypes.data + 4 * x.shape[1] * t, x.shape[1], sums.ctypes.data)
-
-
-@kernel
-def add(x, total):
-    """total += x, both [T, C]."""
-    add_block(x.ctypes.data, x.size, total.ctypes.data)
-
-
-@kernel
-def norm(x, gamma, beta, eps, y):
-    """y = layer_norm(x), both [T, C]."""
-    c = x.shape[1]
-    for t in range(x.shape[0]):
-        row = y.ctypes.data + 4 * c * t
-        copy_block(x.ctypes.data + 4 * c * t, c, row)
-        norm_row(row, c, gamma.ctypes.data, beta.ctypes.data, eps, -1)
-
-
-@kernel
-def norm_grad(dy, x, gamma, eps, dx, sums):
-    """dx [T, C] of layer_norm(x); sums [3, C] = dgamma, dbeta and the sum of dx over T."""
-    sums[:] = 0
+def norm(x, gamma, beta, eps, inverse, y):
+    """y = layer_norm(x), both [T, C]; x becomes what is multiplied by gamma, and inverse [T] 1 / its deviation."""
     c = x.shape[1]
     for t in range(x.shape[0]):
         at = 4 * c * t
+        inverse[t] = norm_keep_row(x.ctypes.data + at, c, gamma.ctypes.data, beta.ctypes.data, eps, y.ctypes.data + at)
+
+
+@kernel
+def norm_grad(dy, normal, inverse, gamma, dx, sums):
+    """dx [T, C] of layer_norm from what `norm` left; sums [2, C] = dgamma and dbeta."""
+    sums[:] = 0
+    c = dy.shape[1]
+    for t in range(dy.shape[0]):
+        at = 4 * c * t
         norm_grad_row(
-            dy.ctypes.data + at, x.ctypes.data + at, c, gamma.ctypes.data, eps, dx.ctypes.data + at, sums.ctypes.data
-        )
+            dy.ctypes.data + at, normal.ctypes.data + at, inverse[t], c, gamma.ctypes.data, dx.ctypes.data + at,
+            sums.ctypes.data,
+        )  # fmt: skip
 
 
 @kernel

@@ -243,35 +243,38 @@ def _bounds(centred, terms, query):
 
 
 @inline
+def _hold(q, lower, lows, sizes, limits):
+    """Puts a lower bound among the k best, and their least in `limits`."""
+    held, k = sizes[q, HELD], lows.shape[1]
+    if held < k:
+        sizes[q, HELD], at = held + 1, held
+        while at > 0 and lows[q, (at - 1) >> 1] > lower:
+            lows[q, at] = lows[q, (at - 1) >> 1]
+            at = (at - 1) >> 1
+        lows[q, at] = lower
+    elif lower > lows[q, 0]:
+        at, child = 0, 1
+        while child < k:
+            if child + 1 < k and lows[q, child + 1] < lows[q, child]:
+                child += 1
+            if lows[q, child] >= lower:
+                break
+            lows[q, at] = lows[q, child]
+            at, child = child, 2 * child + 1
+        lows[q, at] = lower
+    if sizes[q, HELD] == k:
+        limits[q] = lows[q, 0]
+
+
+@inline
 def _note(q, row, upper, lower, lows, uppers, rows, sizes, limits):
     """Keeps a row that may be among the k nearest. Room is made by dropping those that no longer are."""
     if not (upper < limits[q] or sizes[q, USELESS]):
-        if not lower > -np.inf:
-            lower = np.float32(-np.inf)
-        held, k = sizes[q, HELD], lows.shape[1]
-        if held < k or lower > lows[q, 0]:
-            at = held if held < k else 0
-            if held < k:
-                sizes[q, HELD] = held = held + 1
-                while at > 0 and lows[q, (at - 1) >> 1] > lower:
-                    lows[q, at] = lows[q, (at - 1) >> 1]
-                    at = (at - 1) >> 1
-            else:
-                child = 1
-                while child < k:
-                    if child + 1 < k and lows[q, child + 1] < lows[q, child]:
-                        child += 1
-                    if lows[q, child] >= lower:
-                        break
-                    lows[q, at] = lows[q, child]
-                    at, child = child, 2 * child + 1
-            lows[q, at] = lower
-            if held == k:
-                limits[q] = lows[q, 0]
+        _hold(q, lower if lower > -np.inf else np.float32(-np.inf), lows, sizes, limits)
         if sizes[q, KEPT] == rows.shape[1]:
             _drop(q, uppers, rows, sizes, limits)
             if 2 * sizes[q, KEPT] > rows.shape[1]:  # bounds as wide as this are of no use
-                sizes[q, USELESS] = 1
+                sizes[q, USELESS], limits[q] = 1, np.inf
         if not sizes[q, USELESS]:
             uppers[q, sizes[q, KEPT]], rows[q, sizes[q, KEPT]] = upper, row
             sizes[q, KEPT] += 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import attention, attention_grad, matmul, matmul_grad, norm_grad
+from ..kernels import attention, attention_grad, matmul_grad, norm_grad
 from ..kernels.attention import VALUE_PANEL
 from ..kernels.matmul import PANEL
 from ..kernels.norm_grad import CHUNK
@@ -67,61 +67,62 @@ def _stored_panels(w: Floats) -> Floats:
     return panels
 
 
-def _multiply(x: Floats, panels: Floats, b: Floats, kind: int, out: Floats, residual: Floats | None = None) -> None:
-    matmul.linear(x, panels.view(np.uint8), False, b, out if residual is None else residual, kind, out)
+def _multiply(x: Floats, panels: Floats, b: Floats, kind: int, out: Floats, other: Floats | None = None) -> None:
+    matmul_grad.product(x, panels, b, out if other is None else other, kind, out)
 
 
-def _weight_grad(dy: Floats, x: Floats) -> Floats:
-    """dy^T x, [N, K], as a view [K, N]."""
-    tokens, n = dy.shape
-    left, dw = empty((n, matmul_grad.padded_tokens(tokens))), empty((n, x.shape[1]))
-    parallel_ranges(lambda first, last: matmul_grad.transpose(dy, first, last, left), -(-tokens // 16))
+def _weight_grad(dy: Floats, x: Floats) -> tuple[Floats, Floats]:
+    """dy^T x, [N, K], as a view [K, N], and the sums of dy over tokens [N]. Threads share the longer side."""
+    n, k, unit = dy.shape[1], x.shape[1], matmul_grad.UNIT
+    dw, db = empty((n, k)), np.empty(n, np.float32)
 
     def some(first: int, last: int) -> None:
-        matmul_grad.weight_grad(left, x, first, last, np.empty(matmul_grad.SCRATCH, np.float32), dw)
+        scratch = empty((matmul_grad.WEIGHT_SCRATCH,))
+        if n >= k:
+            matmul_grad.weight_grad(dy, x, unit * first, min(unit * last, n), 0, k, scratch, dw, db)
+        else:
+            matmul_grad.weight_grad(dy, x, 0, n, PANEL * first, PANEL * last, scratch, dw, db)
 
-    parallel_ranges(some, x.shape[1] // PANEL)
-    return dw.T
-
-
-def _input_grad(dy: Floats, w: Floats) -> Floats:
-    panels, zero, dx = _stored_panels(w), np.zeros(len(w), np.float32), empty((len(dy), len(w)))
-    _chunks(lambda _, s, e: _multiply(dy[s:e], panels, zero, matmul.NONE, dx[s:e]), len(dy))
-    return dx
+    parallel_ranges(some, -(-n // unit) if n >= k else k // PANEL)
+    return dw.T, db
 
 
 def linear(x: Floats, w: Floats, b: Floats) -> Floats:
     if not _covered(x, w):
         return plain.linear(x, w, b)
     panels, out = _panels(w), empty((len(x), w.shape[1]))
-    _chunks(lambda _, s, e: _multiply(x[s:e], panels, b, matmul.NONE, out[s:e]), len(x))
+    _chunks(lambda _, s, e: _multiply(x[s:e], panels, b, matmul_grad.BIAS, out[s:e]), len(x))
     return out
 
 
-def linear_grad(dy: Floats, x: Floats, w: Floats, b: Floats, wanted: Sequence[bool] = ALL) -> tuple:
+def linear_grad(
+    dy: Floats, x: Floats, w: Floats, b: Floats, wanted: Sequence[bool] = ALL, onto: Floats | None = None
+) -> tuple:
+    """onto: where the gradient of x is added, and then returned."""
     if not _covered(x, w):
-        return plain.linear_grad(dy, x, w, b, wanted)
-    db = None
-    if wanted[2]:
-        sums = np.empty((-(-len(x) // CHUNK), dy.shape[1]), np.float32)
-        _chunks(lambda i, s, e: norm_grad.column_sums(dy[s:e], sums[i]), len(x))
-        db = sums.sum(axis=0)
-    return _input_grad(dy, w) if wanted[0] else None, _weight_grad(dy, x) if wanted[1] else None, db
+        dx, dw, db = plain.linear_grad(dy, x, w, b, wanted)
+        if onto is not None and dx is not None:
+            onto += dx
+            dx = onto
+        return dx, dw, db
+    dx = None
+    if wanted[0]:
+        panels, zero, dx = _stored_panels(w), np.zeros(len(w), np.float32), empty(x.shape) if onto is None else onto
+        kind = matmul_grad.BIAS if onto is None else matmul_grad.ONTO
+        _chunks(lambda _, s, e: _multiply(dy[s:e], panels, zero, kind, dx[s:e]), len(dy))
+    if wanted[1]:
+        return dx, *_weight_grad(dy, x)
+    return dx, None, dy.sum(axis=0) if wanted[2] else None
 
 
 def linear_gelu_keep(x: Floats, w: Floats, b: Floats) -> tuple[Floats, Floats | None]:
-    """The result, and x @ w + b."""
+    """The result, and the slope of GELU at each x @ w + b."""
     if not _covered(x, w):
         return plain.linear_gelu(x, w, b), None
     panels = _panels(w)
-    z, out = empty((len(x), w.shape[1])), empty((len(x), w.shape[1]))
-
-    def work(_: int, s: int, e: int) -> None:
-        _multiply(x[s:e], panels, b, matmul.NONE, z[s:e])
-        norm_grad.gelu(z[s:e], out[s:e])
-
-    _chunks(work, len(x))
-    return out, z
+    slope, out = empty((len(x), w.shape[1])), empty((len(x), w.shape[1]))
+    _chunks(lambda _, s, e: _multiply(x[s:e], panels, b, matmul_grad.GELU, out[s:e], slope[s:e]), len(x))
+    return out, slope
 
 
 def linear_gelu(x: Floats, w: Floats, b: Floats) -> Floats:
@@ -129,38 +130,33 @@ def linear_gelu(x: Floats, w: Floats, b: Floats) -> Floats:
 
 
 def linear_gelu_grad(
-    dy: Floats, x: Floats, w: Floats, b: Floats, wanted: Sequence[bool] = ALL, kept: Floats | None = None
-) -> tuple:
+    dy: Floats, x: Floats, w: Floats, b: Floats, wanted: Sequence[bool] = ALL,
+    kept: Floats | None = None, onto: Floats | None = None, sloped: bool = False,
+) -> tuple:  # fmt: skip
+    """sloped: dy was multiplied by the slope when it was computed."""
     if kept is None:
-        return plain.linear_gelu_grad(dy, x, w, b, wanted)
-    dz, sums = empty(kept.shape), np.empty((-(-len(x) // CHUNK), kept.shape[1]), np.float32)
-    panels, zero = _stored_panels(w) if wanted[0] else None, np.zeros(len(w), np.float32)
-    dx = empty(x.shape) if wanted[0] else None
-
-    def work(i: int, s: int, e: int) -> None:
-        norm_grad.gelu_grad(dy[s:e], kept[s:e], dz[s:e], sums[i])
-        if panels is not None and dx is not None:
-            _multiply(dz[s:e], panels, zero, matmul.NONE, dx[s:e])
-
-    _chunks(work, len(x))
-    return dx, _weight_grad(dz, x) if wanted[1] else None, sums.sum(axis=0)
+        dy = plain.gelu_grad(dy, plain.linear(x, w, b))[0]
+    elif not sloped:
+        dy = dy * kept
+    return linear_grad(dy, x, w, b, wanted, onto)
 
 
 def linear_add_norm_keep(
     x: Floats, residual: Floats, w: Floats, b: Floats, *norm: Any, drop: Any = None
 ) -> tuple[Floats, Floats | None]:
-    """The result, and what was normalized."""
+    """The result, and what `norm_grad` wants: rows normalized, and 1 / their deviations."""
     if drop is not None or not _covered(x, w):
         return plain.linear_add_norm(x, residual, w, b, *norm, drop=drop), None
     gamma, beta, eps = norm
     panels, total, out = _panels(w), empty(residual.shape), empty(residual.shape)
+    inverse = np.empty(len(x), np.float32)
 
     def work(_: int, s: int, e: int) -> None:
-        _multiply(x[s:e], panels, b, matmul.RESIDUAL, total[s:e], residual[s:e])
-        norm_grad.norm(total[s:e], gamma, beta, np.float32(eps), out[s:e])
+        _multiply(x[s:e], panels, b, matmul_grad.RESIDUAL, total[s:e], residual[s:e])
+        norm_grad.norm(total[s:e], gamma, beta, np.float32(eps), inverse[s:e], out[s:e])
 
     _chunks(work, len(x))
-    return out, total
+    return out, (total, inverse)
 
 
 def linear_add_norm(x: Floats, residual: Floats, w: Floats, b: Floats, *norm: Any, drop: Any = None) -> Floats:
@@ -169,23 +165,26 @@ def linear_add_norm(x: Floats, residual: Floats, w: Floats, b: Floats, *norm: An
 
 def linear_add_norm_grad(
     dy: Floats, x: Floats, residual: Floats, w: Floats, b: Floats, *norm: Any,
-    drop: Any = None, wanted: Sequence[bool] = ALL, kept: Floats | None = None,
+    drop: Any = None, wanted: Sequence[bool] = ALL, kept: Floats | None = None, slope: Floats | None = None,
 ) -> tuple:  # fmt: skip
+    """slope: what the gradient of x is multiplied by."""
     if kept is None:
-        return plain.linear_add_norm_grad(dy, x, residual, w, b, *norm, drop=drop, wanted=wanted)
-    gamma, _, eps = norm
-    dtotal, sums = empty(kept.shape), np.empty((-(-len(x) // CHUNK), 3, kept.shape[1]), np.float32)
+        dx, *others = plain.linear_add_norm_grad(dy, x, residual, w, b, *norm, drop=drop, wanted=wanted)
+        return (dx if dx is None or slope is None else dx * slope), *others
+    (normal, inverse), gamma = kept, norm[0]
+    dtotal, sums = empty(normal.shape), np.empty((-(-len(x) // CHUNK), 2, normal.shape[1]), np.float32)
     panels, zero = _stored_panels(w) if wanted[0] else None, np.zeros(len(w), np.float32)
     dx = empty(x.shape) if wanted[0] else None
 
     def work(i: int, s: int, e: int) -> None:
-        norm_grad.norm_grad(dy[s:e], kept[s:e], gamma, np.float32(eps), dtotal[s:e], sums[i])
+        norm_grad.norm_grad(dy[s:e], normal[s:e], inverse[s:e], gamma, dtotal[s:e], sums[i])
         if panels is not None and dx is not None:
-            _multiply(dtotal[s:e], panels, zero, matmul.NONE, dx[s:e])
+            kind, factor = (matmul_grad.BIAS, None) if slope is None else (matmul_grad.TIMES, slope[s:e])
+            _multiply(dtotal[s:e], panels, zero, kind, dx[s:e], factor)
 
     _chunks(work, len(x))
-    dgamma, dbeta, db = sums.sum(axis=0)
-    return dx, dtotal, _weight_grad(dtotal, x) if wanted[2] else None, db, dgamma, dbeta
+    dw, db = _weight_grad(dtotal, x) if wanted[2] else (None, dtotal.sum(axis=0) if wanted[3] else None)
+    return dx, dtotal, dw, db, *sums.sum(axis=0)
 
 
 def qkv(h: Floats, w: Floats, b: Floats, heads: int) -> tuple[Floats, Floats, Floats]:
@@ -195,8 +194,9 @@ def qkv(h: Floats, w: Floats, b: Floats, heads: int) -> tuple[Floats, Floats, Fl
 
 
 def qkv_grad(
-    dy: tuple[Floats, Floats, Floats], h: Floats, w: Floats, b: Floats, heads: int, wanted: Sequence[bool] = ALL
-) -> tuple:
+    dy: tuple[Floats, Floats, Floats], h: Floats, w: Floats, b: Floats, heads: int, wanted: Sequence[bool] = ALL,
+    onto: Floats | None = None,
+) -> tuple:  # fmt: skip
     t, c = h.shape
     first = dy[0].ctypes.data
     side_by_side = all(
@@ -206,31 +206,30 @@ def qkv_grad(
         wide = np.lib.stride_tricks.as_strided(dy[0], (t, 3 * c), (12 * c, 4))
     else:
         wide = np.stack(dy, axis=1).reshape(t, 3 * c)
-    return linear_grad(wide, h, w, b, wanted)
+    return linear_grad(wide, h, w, b, wanted, onto)
 
 
-def _texts(starts: Ints) -> list[tuple[int, int]]:
-    """Ranges of texts, each of about CHUNK tokens."""
-    ends, begin = [], 0
-    for i in range(1, len(starts)):
-        if starts[i] - starts[begin] >= CHUNK or i == len(starts) - 1:
-            ends.append((begin, i))
-            begin = i
-    return ends
+def _texts(work: Callable[[int, int], object], starts: Ints) -> None:
+    """work(first, last text) on several threads, each with about as many tokens."""
+
+    def some(begin: int, end: int) -> None:
+        first, last = np.searchsorted(starts[:-1], (begin, end))
+        if first < last:
+            work(first, last)
+
+    parallel_ranges(some, int(starts[-1]))
 
 
 def attend(q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False, drop: Any = None) -> Floats:
     if first_only or drop is not None or q.shape[2] % VALUE_PANEL:
         return plain.attend(q, k, v, starts, first_only, drop)
-    out, groups = empty(q.shape), _texts(starts)
-    scale = np.float32(1 / math.sqrt(q.shape[2]))
+    out, scale = empty(q.shape), np.float32(1 / math.sqrt(q.shape[2]))
 
-    def work(first: int, last: int) -> None:
-        for i, j in groups[first:last]:
-            s, e = starts[i], starts[j]
-            attention.attend(q[s:e], k[s:e], v[s:e], starts[i : j + 1] - s, scale, False, out[s:e])
+    def work(i: int, j: int) -> None:
+        s, e = starts[i], starts[j]
+        attention.attend(q[s:e], k[s:e], v[s:e], starts[i : j + 1] - s, scale, False, out[s:e])
 
-    parallel_ranges(work, len(groups))
+    _texts(work, starts)
     return out.reshape(len(q), -1)
 
 
@@ -240,35 +239,34 @@ def attend_grad(
     if first_only or drop is not None or q.shape[2] % VALUE_PANEL:
         return plain.attend_grad(dy, q, k, v, starts, first_only, drop)
     t, heads, width = q.shape
-    d, dout, groups = empty((t, 3, heads, width)), dy.reshape(q.shape), _texts(starts)
+    d, dout = empty((t, 3, heads, width)), dy.reshape(q.shape)
     longest, scale = int(np.diff(starts).max(initial=1)), np.float32(1 / math.sqrt(width))
 
-    def work(first: int, last: int) -> None:
-        scratch = empty((attention_grad.scratch_floats(longest, width),))
-        for i, j in groups[first:last]:
-            s, e = starts[i], starts[j]
-            parts = (d[s:e, 0], d[s:e, 1], d[s:e, 2])
-            attention_grad.attend_grad(dout[s:e], q[s:e], k[s:e], v[s:e], starts[i : j + 1] - s, scale, scratch, *parts)
+    def work(i: int, j: int) -> None:
+        scratch, s, e = empty((attention_grad.scratch_floats(longest, width),)), starts[i], starts[j]
+        parts = (d[s:e, 0], d[s:e, 1], d[s:e, 2])
+        attention_grad.attend_grad(dout[s:e], q[s:e], k[s:e], v[s:e], starts[i : j + 1] - s, scale, scratch, *parts)
 
-    parallel_ranges(work, len(groups))
+    _texts(work, starts)
     return d[:, 0], d[:, 1], d[:, 2]
 
 
 def embed_keep(
     ids: Ints, types: Ints, positions: Ints, word: Any, position: Any, token_type: Any, *norm: Any, drop: Any = None
 ) -> tuple[Floats, Floats | None]:
-    """The result, and what was normalized."""
+    """The result, and what `norm_grad` wants."""
     if drop is not None or position.shape[1] % 16:
         return plain.embed(ids, types, positions, word, position, token_type, *norm, drop=drop), None
     gamma, beta, eps = norm
     total, out = empty((len(ids), position.shape[1])), empty((len(ids), position.shape[1]))
+    inverse = np.empty(len(ids), np.float32)
 
     def work(_: int, s: int, e: int) -> None:
         norm_grad.embed(ids[s:e], types[s:e], positions[s:e], word, position, token_type, total[s:e])
-        norm_grad.norm(total[s:e], gamma, beta, np.float32(eps), out[s:e])
+        norm_grad.norm(total[s:e], gamma, beta, np.float32(eps), inverse[s:e], out[s:e])
 
     _chunks(work, len(ids))
-    return out, total
+    return out, (total, inverse)
 
 
 def embed(*args: Any, drop: Any = None) -> Floats:
@@ -282,11 +280,11 @@ def embed_grad(
     if kept is None:
         args = (ids, types, positions, word, position, token_type)
         return plain.embed_grad(dy, *args, *norm, drop=drop, wanted=wanted)
-    gamma, _, eps = norm
-    dtotal, sums = empty(kept.shape), np.empty((-(-len(ids) // CHUNK), 3, kept.shape[1]), np.float32)
+    (normal, inverse), gamma = kept, norm[0]
+    dtotal, sums = empty(normal.shape), np.empty((-(-len(ids) // CHUNK), 2, normal.shape[1]), np.float32)
 
     def work(i: int, s: int, e: int) -> None:
-        norm_grad.norm_grad(dy[s:e], kept[s:e], gamma, np.float32(eps), dtotal[s:e], sums[i])
+        norm_grad.norm_grad(dy[s:e], normal[s:e], inverse[s:e], gamma, dtotal[s:e], sums[i])
 
     _chunks(work, len(ids))
     tables: list[Floats | None] = []
@@ -296,16 +294,10 @@ def embed_grad(
             tables[-1] = empty(array.shape)
             tables[-1].fill(0)
             norm_grad.add_rows(dtotal, rows, tables[-1])
-    return None, None, None, *tables, *sums.sum(axis=0)[:2]
+    return None, None, None, *tables, *sums.sum(axis=0)
 
 
-def accumulate(total: Floats, grad: Floats) -> None:
-    """total += grad."""
-    if total.ndim == 2 and total.shape[1] % 16 == 0 and total.flags.c_contiguous and grad.flags.c_contiguous:
-        _chunks(lambda _, s, e: norm_grad.add(grad[s:e], total[s:e]), len(total))
-    else:
-        total += grad
-
+accumulate = plain.accumulate
 
 KEEP = {"embed": embed_keep, "linear_add_norm": linear_add_norm_keep, "linear_gelu": linear_gelu_keep}
 GRAD = plain.GRAD | {
@@ -316,3 +308,6 @@ GRAD = plain.GRAD | {
     "linear_gelu": linear_gelu_grad,
     "qkv": qkv_grad,
 }
+ONTO = {"linear", "linear_gelu", "qkv"}  # gradients that add what their first argument gets to what it has
+SLOPED = {"linear_gelu"}  # what these kept is the slope by which their gradient begins to multiply ...
+TIMES = {"linear_add_norm"}  # ... unless one of these made that gradient, and has multiplied at once

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..kernels import attention, int8, matmul
 from ..kernels import program as op
 from ..kernels.simd import LANES
-from ..shapes import Floats, Ints
+from ..shapes import Floats, Ints, aligned
 from .fused import Packed, PackedBytes
 
 ALIGNMENT = 64
@@ -244,7 +244,7 @@ class Program:
         rows = max(tokens, texts)
         sizes = [rows * o if isinstance(o, int) else 0 for o in self.recorder.operands]
         starts = np.cumsum([0, *(-(-s // ALIGNMENT) * ALIGNMENT for s in sizes)])
-        arena = matmul.aligned((int(starts[-1]) + ALIGNMENT,), np.uint8)
+        arena = aligned((int(starts[-1]) + ALIGNMENT,), np.uint8)
         table = np.array(
             [
                 arena.ctypes.data + start if isinstance(o, int) else o.ctypes.data
@@ -253,5 +253,5 @@ class Program:
             np.int64,
         )
         need = max(self._deepest * matmul.PANEL, attention.scratch_floats.py_func(longest, self.heads[1]))
-        self._threads.memory = _Memory(tokens, texts, longest, arena, table, matmul.aligned((need,)))
+        self._threads.memory = _Memory(tokens, texts, longest, arena, table, aligned((need,)))
         return self._threads.memory

@@ -10,6 +10,7 @@ back. An array is known by its identity: what is done to it outside of the verbs
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +40,8 @@ class Tape:
     """The verbs of `ops`, recorded. watched: arrays whose gradients will be asked for. dropout: none by default.
 
     `ops` has its gradients in a table GRAD. Where it also has a verb in a table KEEP, that one is called instead: it
-    returns (result, kept), and the gradient gets what was `kept` so as not to compute it again.
+    returns (result, kept), and the gradient gets what was `kept` so as not to compute it again. Its tables ONTO, SLOPED
+    and TIMES name gradients that do two steps in one pass over memory: see `minibi.nn.fused_grad`.
     """
 
     name = "tape"
@@ -49,6 +51,7 @@ class Tape:
         self._calls: list[_Call] = []
         self._arrays = {id(a): a for a in watched}  # whatever needs a gradient; holding it keeps its identity unique
         self._places = 0
+        self._onto, self._sloped, self._times = (getattr(ops, name, ()) for name in ("ONTO", "SLOPED", "TIMES"))
 
     def matrix(self, w: Array) -> Array:
         """A stored weight [N, K] as a view [K, N], so that its gradient has the stored layout."""
@@ -91,6 +94,7 @@ class Tape:
                 raise InputError(f"the gradient has shape {list(dy.shape)}, the result {list(y.shape)}")
             self._accumulate(grads, y, dy.copy())  # the tape adds to what it holds
         asked = {id(x) for x in of}
+        slopes = self._slopes(asked | grads.keys())
         while self._calls:
             call = self._calls.pop()
             dy = [grads.get(id(y)) if id(y) in asked else grads.pop(id(y), None) for y in call.results]
@@ -101,16 +105,29 @@ class Tape:
             whole = [np.zeros_like(y) if d is None else d for y, d in zip(call.results, dy, strict=True)]
             if call.verb in _SELECTIVE:
                 call.options["wanted"] = call.wanted
+            if call.verb in self._onto and call.wanted[0]:
+                call.options["onto"] = grads.get(id(call.args[0]))
+            if call.verb in self._times:
+                call.options["slope"] = slopes.get(id(call.args[0]))
+            if call.verb in self._sloped:
+                call.options["sloped"] = id(call.results[0]) in slopes
             found = self._ops.GRAD[call.verb](tuple(whole) if call.several else whole[0], *call.args, **call.options)
             for arg, wants, grad in zip(call.args, call.wanted, found, strict=False):
                 if wants and grad is not None:
                     self._accumulate(grads, arg, grad)
         return [grads.get(id(x)) for x in of]
 
+    def _slopes(self, seen: set[int]) -> dict[int, Array]:
+        """Slopes of results that nobody outside has seen and one verb has used, one that can multiply by them."""
+        uses = Counter(id(a) for call in self._calls for a in call.args)
+        made = {id(c.results[0]): c.options.get("kept") for c in self._calls if c.verb in self._sloped}
+        used = [id(c.args[0]) for c in self._calls if c.verb in self._times]
+        return {y: made[y] for y in used if made.get(y) is not None and uses[y] == 1 and y not in seen}
+
     def _accumulate(self, grads: dict[int, Array], x: Array, grad: Array) -> None:
         if id(x) not in grads:
             grads[id(x)] = grad
-        else:
+        elif grads[id(x)] is not grad:  # not yet added
             self._ops.accumulate(grads[id(x)], grad)
 
 

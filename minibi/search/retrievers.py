@@ -249,7 +249,7 @@ class Late(Retriever):
         name: str = "colbert",
     ):
         super().__init__(labels)
-        _check("Late", model, "settings", "a LateInteraction model")
+        _check("Late", model, "tokens", "a LateInteraction model")
         if index is None:
             index = MultiVectorIndex(model.dim, fingerprint=model.fingerprint)
         _check("Late", index, "score", "a MultiVectorIndex")

@@ -145,8 +145,9 @@ class Windowed(Retriever):
         """The k best documents, equal ones in the order they were added. filter: ids of documents."""
         if filter is not None:
             options["filter"] = self._windows_of(filter)
-        depth = DEPTH * AGGREGATES[self.aggregate] * whole("k", k, 1)
+        depth, most = DEPTH * AGGREGATES[self.aggregate] * whole("k", k, 1), len(self._document_of) + 1
         while True:
+            depth = min(depth, most)
             found = self._nearest(asked, depth, **options)
             ranked = self._ranked(asked, found, options)
             # A document none of whose windows was found is no better than the last window that was.

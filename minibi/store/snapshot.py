@@ -7,6 +7,7 @@ the CRC-32 of every tensor, and one of all that the header says.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from .files import replace_file
 from .tensors import read_header, read_safetensors
 
 VERSION = 1
-ALIGNMENT = 64  # bytes: every tensor begins at a cache line
+ALIGNMENT = 64  # bytes: tensors of whole cache lines begin at one, others where their numbers may
 
 _NAMES = {
     "float32": "F32", "float16": "F16", "float64": "F64", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
@@ -31,7 +32,7 @@ _NAMES = {
 def write_snapshot(path: str | Path, kind: str, arrays: Mapping[str, NDArray], fields: Mapping[str, Any]) -> None:
     """Writes `arrays` and the JSON-able `fields` as a snapshot of the given kind, atomically and durably."""
     solid = {name: np.asarray(a, a.dtype.newbyteorder("="), order="C") for name, a in arrays.items()}
-    solid = dict(sorted(solid.items(), key=lambda item: -item[1].itemsize))  # so that each is aligned to its own size
+    solid = dict(sorted(solid.items(), key=lambda item: -math.gcd(item[1].nbytes, ALIGNMENT)))  # so each begins aligned
     header: dict[str, Any] = {
         "__metadata__": {
             "format": "minibi",

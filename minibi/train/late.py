@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from ..models import bert
 from ..models.late_interaction import FirstKeys, LateInteraction
 from ..models.modules import Dense
-from ..nn.dropout import Dropout
 from ..nn.tape import Tape
 from ..text.batches import Batch, pack
-from .model import Run, Trainable
+from .model import Arrays, Trainable
 
 
 class TrainableLate(Trainable):
@@ -41,27 +40,26 @@ class TrainableLate(Trainable):
         """Which tokens take part in the score [T]: of documents not those of the skip-list."""
         return ~np.isin(batch.ids, self.encoder._skipped) if document else np.ones(len(batch.ids), bool)
 
-    def forward(self, batch: Batch, dropout: Dropout | None = None, prompt_tokens: int = 0) -> Run:
-        """Token vectors [T, dim] of a batch that `tokens` gave. Raises ModelError, InputError."""
-        p, e = self.parameters, self.encoder
-        bert.check_lengths(batch, self.config)
-        tape = Tape(_WithRows(self._verbs()), self.trainable.values(), dropout)
-        params = bert.read_params(p, self.config, tape, f"{e.name} in training", finite=False)
+    def _verbs(self) -> Any:
+        return _WithRows(super()._verbs())
+
+    def _output(self, tape: Tape, params: bert.Params, p: Arrays, batch: Batch, prompt_tokens: int) -> NDArray:
+        """Token vectors [T, dim] of texts that `tokens` gave."""
         ops: Any = tape
-        if batch.types.any() and not e.settings.attend_to_expansion_tokens:
+        if batch.types.any() and not self.encoder.settings.attend_to_expansion_tokens:
             words = np.add.reduceat(1 - batch.types, batch.starts[:-1]).astype(np.int64)
             ops = _FirstKeysOnTape(tape, batch.starts, words)
         types = np.zeros_like(batch.types)
         x = bert.layers(ops, params, self.config, batch.ids, types, batch.positions(), batch.starts)
         for dense in self._dense():
-            prefix = dense.folder.relative_to(e.folder).as_posix()
+            prefix = dense.folder.relative_to(self.encoder.folder).as_posix()
             weight = p[f"{prefix}.linear.weight"]
             bias = p.get(f"{prefix}.linear.bias", np.zeros(len(weight), weight.dtype))
             x = dense.apply(tape, x, tape.matrix(weight), bias)
         if "linear.weight" in p:
             weight = p["linear.weight"]
             x = tape.linear(x, tape.matrix(weight), np.zeros(len(weight), weight.dtype))
-        return self._run(tape.normalize(x), tape)
+        return tape.normalize(x)
 
 
 class _WithRows:

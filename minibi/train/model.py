@@ -12,14 +12,14 @@ come back under their own names. Training promises the same bits for the same in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..environment import plain_kernels
+from ..environment import plain_kernels, thread_count
 from ..errors import InputError, ModelError
 from ..models import bert
 from ..models.bi_encoder import BiEncoder
@@ -27,12 +27,28 @@ from ..models.convert import write_model
 from ..models.cross_encoder import CrossEncoder
 from ..models.modules import Dense
 from ..nn.dropout import Dropout
+from ..nn.memory import empty
 from ..nn.tape import Tape
+from ..shapes import Ints
 from ..store.tensors import read_weights
 from ..text.batches import Batch, pack
 from ..text.tokenizer import Truncation
+from ..threads import parallel_ranges
 
 Arrays = dict[str, NDArray]
+WORD = "embeddings.word_embeddings.weight"
+EVEN = 1.15  # a batch is cut for threads if the largest part is at most so much larger than the mean
+LEAST = 600  # tokens of a part: fewer are left to NumPy
+
+
+@dataclass
+class Part:
+    """Some texts of a batch on their way through the model: a thread takes them forward, and later back."""
+
+    output: NDArray
+    tape: Tape
+    wanted: Arrays  # what gets a gradient; of the table of words only the rows that occur
+    rows: Ints  # their numbers
 
 
 @dataclass
@@ -40,14 +56,46 @@ class Run:
     """One pass through a model: its output, and the way back."""
 
     output: NDArray  # [B, dim] vectors, or [B, labels] logits
-    tape: Tape
+    parts: list[Part]
     wanted: Arrays
 
     def backward(self, dy: NDArray) -> Arrays:
-        """Gradients of the trainable parameters by name, given dL/d(output). Once only: the tape is used up."""
-        gradients = self.tape.gradients([self.output], [dy], list(self.wanted.values()))
-        found = zip(self.wanted.items(), gradients, strict=True)
-        return {name: np.zeros_like(p) if grad is None else grad for (name, p), grad in found}
+        """Gradients of the trainable parameters by name, given dL/d(output). Once only: the tapes are used up."""
+        if dy.shape != self.output.shape:
+            raise InputError(f"the gradient has shape {list(dy.shape)}, the output {list(self.output.shape)}")
+        ends = np.cumsum([0, *(len(part.output) for part in self.parts)])
+        found: list[dict[str, NDArray | None]] = [{} for _ in self.parts]
+
+        def back(first: int, last: int) -> None:
+            for i in range(first, last):
+                part = self.parts[i]
+                gradients = part.tape.gradients([part.output], [dy[ends[i] : ends[i + 1]]], list(part.wanted.values()))
+                found[i] = dict(zip(part.wanted, gradients, strict=True))
+
+        parallel_ranges(back, len(self.parts))
+        whole: Arrays = {}
+
+        def add_up(first: int, last: int) -> None:
+            for name in names[first:last]:
+                gradients = [g for f in found if (g := f.pop(name)) is not None]
+                whole[name] = gradients[0] if gradients else np.zeros_like(self.wanted[name])
+                for other in gradients[1:]:
+                    whole[name] += other
+
+        names = [name for name in self.wanted if name != WORD]
+        parallel_ranges(add_up, len(names))
+        if WORD in self.wanted:
+            whole[WORD] = self._words([f[WORD] for f in found])
+        return {name: whole[name] for name in self.wanted}
+
+    def _words(self, found: list[NDArray | None]) -> NDArray:
+        """The gradient of the whole table, from those of the rows that occurred."""
+        table = empty(self.wanted[WORD].shape, self.wanted[WORD].dtype)
+        parallel_ranges(lambda s, e: table[s:e].fill(0), len(table))
+        for part, g in zip(self.parts, found, strict=True):
+            if g is not None:
+                table[part.rows] += g
+        return table
 
 
 class Trainable:
@@ -120,18 +168,53 @@ class Trainable:
         prompt_tokens: how many tokens of each text are a prompt's, for models that pool without it.
         Raises ModelError if the output is not finite, InputError for texts beyond the model's positions.
         """
-        p = self.parameters
         bert.check_lengths(batch, self.config)
-        tape = Tape(self._verbs(), self.trainable.values(), dropout)
-        where = f"{self.encoder.name} in training"
-        params = bert.read_params(p, self.config, tape, where, finite=False)
-        h = bert.layers(
-            tape, params, self.config, batch.ids, batch.types, batch.positions(), batch.starts, first_only=self.pairs
-        )
+        cuts = self._cuts(batch)
+        parts: list[Any] = [None] * (len(cuts) - 1)
+
+        def some(first: int, last: int) -> None:
+            for i in range(first, last):
+                own = dropout if i == 0 or dropout is None else replace(dropout, seed=(*dropout.seed, i))
+                parts[i] = self._pass(_texts(batch, cuts[i], cuts[i + 1]), own, prompt_tokens)
+
+        parallel_ranges(some, len(parts))
+        output = np.concatenate([part.output for part in parts])
+        if not np.isfinite(output).all():
+            raise ModelError("the model gives NaN or infinity: lower the learning rate, or go back to a checkpoint")
+        return Run(output, parts, self.trainable)
+
+    def _cuts(self, batch: Batch) -> list[int]:
+        """Where a batch is cut, by text, so that each thread has its part from the first layer to the last and back.
+
+        Where texts are too few or too uneven there is one part, and threads share every step.
+        """
+        count, tokens = thread_count(), len(batch.ids)
+        places = np.arange(1, count) * (tokens / count)  # a cut is the beginning that lies nearest
+        middles = (batch.starts[1:] + batch.starts[:-1]) / 2
+        cuts = [0, *np.searchsorted(middles, places).tolist(), len(batch)]
+        sizes = np.diff(batch.starts[cuts])
+        whole = plain_kernels() or sizes.min() < LEAST or sizes.max() > EVEN * tokens / count
+        return [0, len(batch)] if whole else cuts
+
+    def _pass(self, batch: Batch, dropout: Dropout | None, prompt_tokens: int) -> Part:
+        """Some texts forward, on a tape of their own; of the table of words they have the rows that occur."""
+        p, wanted, config = dict(self.parameters), self.trainable, self.config
+        rows, ids = np.unique(batch.ids, return_inverse=True)
+        p[WORD], config = p[WORD][rows], replace(config, vocabulary=len(rows))
+        if WORD in wanted:
+            wanted[WORD] = p[WORD]
+        tape = Tape(self._verbs(), wanted.values(), dropout)
+        params = bert.read_params(p, config, tape, f"{self.encoder.name} in training", finite=False)
+        renumbered = Batch(ids.astype(np.int32), batch.types, batch.starts)
+        return Part(self._output(tape, params, p, renumbered, prompt_tokens), tape, wanted, rows)
+
+    def _output(self, tape: Tape, params: bert.Params, p: Arrays, batch: Batch, prompt_tokens: int) -> NDArray:
+        """What the model says of a batch: one row for each text."""
+        places = (batch.ids, batch.types, batch.positions(), batch.starts)
+        h = bert.layers(tape, params, self.config, *places, first_only=self.pairs)
         if isinstance(self.encoder, CrossEncoder):
             x = tape.linear_tanh(h, tape.matrix(p["pooler.dense.weight"]), p["pooler.dense.bias"])
-            x = tape.linear(tape.dropout(x), tape.matrix(p["classifier.weight"]), p["classifier.bias"])
-            return self._run(x, tape)
+            return tape.linear(tape.dropout(x), tape.matrix(p["classifier.weight"]), p["classifier.bias"])
         pooling = self.encoder.modules.pooling
         x = tape.pool(h, batch.starts, pooling.modes, 0 if pooling.include_prompt else prompt_tokens)
         for step in self.encoder.modules.steps:
@@ -142,12 +225,7 @@ class Trainable:
                 x = step.apply(tape, x, tape.matrix(weight), bias)
             else:
                 x = step(tape, x)
-        return self._run(x, tape)
-
-    def _run(self, output: NDArray, tape: Tape) -> Run:
-        if not np.isfinite(output).all():
-            raise ModelError("the model gives NaN or infinity: lower the learning rate, or go back to a checkpoint")
-        return Run(output, tape, self.trainable)
+        return x
 
     def _verbs(self) -> Any:
         """Kernels, but NumPy for float64 and under MINIBI_KERNELS=plain."""
@@ -176,6 +254,12 @@ class Trainable:
             weights[place][stored] = self.parameters[name].astype(np.float32)
         write_model(self.encoder.folder, Path(target), weights)
         return Path(target)
+
+
+def _texts(batch: Batch, first: int, last: int) -> Batch:
+    """Some texts of a batch, one after the other."""
+    s, e = batch.starts[first], batch.starts[last]
+    return Batch(batch.ids[s:e], batch.types[s:e], batch.starts[first : last + 1] - s)
 
 
 def frozen_names(count: int, layers: int) -> list[str]:

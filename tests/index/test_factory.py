@@ -68,7 +68,7 @@ def test_settings_that_a_class_does_not_have():
 
 def test_advice():
     assert recommend(50_000, 384)[0] == "Flat" and "scan" in recommend(50_000, 384)[1]
-    assert recommend(50_000, 384, 50_000 * 800)[0] == "SQfp16"
+    assert recommend(50_000, 384, 50_000 * 1200)[0] == "SQfp16" and recommend(50_000, 384, 50_000 * 800)[0] == "SQ8"
     assert recommend(1_000_000, 384)[0] == "HNSW16"
     assert recommend(1_000_000, 384, 1_700_000_000)[0] == "IVF4096,PQ96x4fs,RFlat"
     with pytest.raises(InputError, match="4 bits"):

@@ -230,7 +230,7 @@ def test_any_calls_in_any_order(tmp_path_factory, calls, seed):
 
 def test_codes_by_default_where_they_pay():
     assert FlatIndex(384)._sieve and FlatIndex(64, store="float16")._sieve and FlatIndex(8, codes="int8")._sieve
-    for index in (FlatIndex(63), FlatIndex(384, codes=None), FlatIndex(384, store="int8")):
+    for index in (FlatIndex(63), FlatIndex(8193), FlatIndex(384, codes=None), FlatIndex(384, store="int8")):
         assert index._sieve is None
     index = FlatIndex(384)
     index.add(np.eye(100, 384))
@@ -241,6 +241,15 @@ def test_codes_by_default_where_they_pay():
 def test_refusals(settings):
     with pytest.raises(InputError):
         FlatIndex(64, **settings)
+
+
+def test_numbers_as_large_as_there_may_be_in_as_many_as_there_may_be():
+    x = np.full((3, 8192), 1e17, np.float32) * np.float32([[1], [-1], [0.999]])
+    sieved, scanned, settled = both_ways(x, x, np.arange(3), 2, "l2")
+    assert settled.all() and np.isfinite(scanned[0]).all()
+    np.testing.assert_array_equal(sieved, scanned)
+    with pytest.raises(InputError, match="8192"):
+        FlatIndex(8193, codes="int8")
 
 
 def test_a_file_holds_no_codes_and_may_know_nothing_of_them(tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from minibi import LateInteraction
 from minibi.errors import InputError, ModelError
-from minibi.models.late_interaction import _FirstKeys
+from minibi.models.late_interaction import FirstKeys
 from minibi.nn import plain
 from minibi.ragged import Ragged
 from minibi.text.tokenizer import TruncationWarning
@@ -115,7 +115,7 @@ def test_first_keys_is_masked_attention(lengths, data):
     words = np.array([data.draw(st.integers(1, n)) for n in lengths])
     starts = np.cumsum([0, *lengths])
     q, k, v = np.random.default_rng(sum(lengths)).normal(size=(3, starts[-1], 2, 4)).astype(np.float32)
-    found = _FirstKeys(plain, starts, words).attend(q, k, v, starts)
+    found = FirstKeys(plain, starts, words).attend(q, k, v, starts)
     for (a, b), n in zip(pairwise(starts), words, strict=True):
         scores = np.einsum("ihd,jhd->hij", q[a:b], k[a : a + n]) / 2
         p = np.exp(scores) / np.exp(scores).sum(axis=2, keepdims=True)

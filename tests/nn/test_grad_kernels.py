@@ -67,6 +67,54 @@ def test_linear_add_norm(fused, rows, k, n, seed):
 
 
 @few
+@given(st.sampled_from([516, 700]), st.booleans(), SEEDS)
+def test_what_is_fused_over_verbs(fused, rows, twice, seed):
+    """A feed-forward half of a block: slopes multiplied and gradients added within the products.
+
+    twice: somebody else reads the GELU's result, so that its gradient has two sources.
+    """
+    draw, c, f = draw_with(seed), 64, 192
+    up, down = (draw(f, c) / np.float32(8)).T, (draw(c, f) / np.float32(14)).T
+    watched = [draw(rows, c), up, draw(f), down, draw(c), draw(c), draw(c)]
+    h, _, up_b, _, down_b, gamma, beta = watched
+    found = []
+    for ops in (fused, plain):
+        tape = Tape(ops, watched)
+        u = tape.linear_gelu(h, up, up_b)
+        results = [tape.linear_add_norm(u, h, down, down_b, gamma, beta, 1e-5)]
+        if twice:
+            results.append(tape.linear(u, down, down_b))
+        dys = [np.sin(np.arange(y.size, dtype=np.float32)).reshape(y.shape) for y in results]
+        found.append([*results, *tape.gradients(results, dys, watched)])
+    for ours, theirs in zip(*found, strict=True):
+        assert np.abs(ours - theirs).max() <= 1e-4 * max(1, np.abs(theirs).max())
+
+
+@few
+@given(
+    tokens=st.sampled_from([1, 2, 383, 384, 385, 1000]), n=st.sampled_from([16, 64, 208]),
+    k=st.sampled_from([1, 2, 7]), cut=st.integers(0, 4), seed=SEEDS,
+)  # fmt: skip
+def test_weight_grad_by_parts(fused, tokens, n, k, cut, seed):
+    """However the matrix is cut, each part is that of dy^T x, and nothing outside of it is touched."""
+    from minibi.kernels import matmul_grad
+
+    draw, k, cut = draw_with(seed), k * matmul_grad.PANEL, min(cut * matmul_grad.UNIT, n)
+    dy, x = draw(tokens, n), draw(tokens, k)
+    dw, db = np.full((n, k), np.nan, np.float32), np.full(n, np.nan, np.float32)
+    scratch = np.empty(matmul_grad.WEIGHT_SCRATCH, np.float32)
+    matmul_grad.weight_grad(dy, x, cut, n, 0, k, scratch, dw, db)
+    assert np.isnan(dw[:cut]).all() and np.isnan(db[:cut]).all()
+    half = k // matmul_grad.PANEL // 2 * matmul_grad.PANEL
+    matmul_grad.weight_grad(dy, x, 0, cut, half, k, scratch, dw, db)
+    assert np.isnan(dw[:cut, :half]).all()
+    matmul_grad.weight_grad(dy, x, 0, cut, 0, half, scratch, dw, db)
+    np.testing.assert_allclose(dw, dy.T.astype(np.float64) @ x, rtol=1e-5, atol=1e-5 * np.sqrt(tokens) * 5)
+    if half or cut == 0:  # sums come with the first column
+        np.testing.assert_allclose(db, dy.sum(axis=0, dtype=np.float64), rtol=1e-5, atol=1e-4)
+
+
+@few
 @given(
     st.lists(st.integers(1, 90), min_size=1, max_size=9) | st.just([300, 1, 400]), st.sampled_from([1, 2]),
     st.sampled_from([12, 32, 64]), SEEDS, st.booleans(),

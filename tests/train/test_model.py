@@ -12,6 +12,7 @@ from minibi import BiEncoder, CrossEncoder
 from minibi.errors import InputError, ModelError
 from minibi.nn.dropout import Dropout
 from minibi.text.batches import pack
+from minibi.train import model as trainable
 from minibi.train.model import Trainable
 from minibi.train.optimizer import AdamW, clip, linear_schedule
 
@@ -173,6 +174,29 @@ def test_the_same_seed_gives_the_same_bits(start, monkeypatch):
     for losses, parameters in runs[1:]:
         assert losses == runs[0][0]
         assert all(np.array_equal(p, runs[0][1][n]) for n, p in parameters.items())
+
+
+def test_each_thread_takes_its_texts(start, monkeypatch, kernels):
+    """Gradients of a batch cut for threads are those of the whole, the same bits each time."""
+    if kernels == "plain":
+        pytest.skip("NumPy's own threads share every step")
+    monkeypatch.setattr(trainable, "LEAST", 1)
+    found = []
+    for threads in ("1", "2", "2", "3"):
+        monkeypatch.setenv("MINIBI_NUM_THREADS", threads)
+        model, _ = start("tiny-bert")
+        batch = pack([[2, 5 + n, 7, 3 + n % 4, 3] for n in range(12)])
+        run = model.forward(batch, Dropout(0, 0))
+        assert len(run.parts) == int(threads)
+        found.append([run.output, *run.backward(np.sin(run.output)).values()])
+    largest = max(np.abs(a).max() for a in found[0][1:])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert np.abs(a - b).max() <= 1e-4 * max(1e-3 * largest, np.abs(a).max())
+    assert all(np.array_equal(a, b) for a, b in zip(found[1], found[2], strict=True))
+    assert len(model.forward(pack([[2, 3], [2] * 40, [2, 3]])).parts) == 1  # too uneven
+    with pytest.raises(InputError, match="shape"):
+        run.backward(np.zeros((1, 36), np.float32))
 
 
 def test_edges(start):

@@ -1,0 +1,40 @@
+"""Numbers at addresses: for state that many walks share, where an array's bookkeeping would cost more than the work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from . import simd
+from .matmul import ADDRESS
+
+
+def _reader(number: Any, kind: Any, align: int) -> Any:
+    @intrinsic
+    def read(typing_context, address):
+        def generate(context, builder, signature, args):
+            return builder.load(builder.inttoptr(args[0], simd.ir.PointerType(kind)), align=align)
+
+        return number(ADDRESS), generate
+
+    return read
+
+
+def _writer(number: Any, kind: Any, align: int) -> Any:
+    @intrinsic
+    def write(typing_context, address, value):
+        def generate(context, builder, signature, args):
+            builder.store(args[1], builder.inttoptr(args[0], simd.ir.PointerType(kind)), align=align)
+            return context.get_dummy_value()
+
+        return types.void(ADDRESS, number), generate
+
+    return write
+
+
+int64_at, set_int64 = (make(types.int64, simd.i64, 8) for make in (_reader, _writer))
+int32_at, set_int32 = (make(types.int32, simd.i32, 4) for make in (_reader, _writer))
+uint64_at, set_uint64 = (make(types.uint64, simd.i64, 8) for make in (_reader, _writer))
+float_at, set_float = (make(types.float32, simd.f32, 4) for make in (_reader, _writer))
