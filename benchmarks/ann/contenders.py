@@ -20,7 +20,7 @@ import numpy as np
 from minibi.shapes import Floats, Ints
 
 M, EF_CONSTRUCTION = 16, 200
-EFS = (10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448)
+EFS = (10, 12, 14, 17, 20, 24, 28, 40, 56, 80, 112, 160, 224, 320, 448)
 NPROBES, FACTORS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128), (2, 4, 8, 16, 32)  # FACTORS: rescored, as multiples of k
 EPSILONS = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3, 0.4)
 
@@ -321,9 +321,10 @@ def _pq(dim: int) -> str:
 
 IVF = tuple(product(NPROBES, FACTORS))
 CONTENDERS: tuple[Contender, ...] = (
-    Minibi("HNSW float32", _minibi_hnsw(), EFS, _ef),
+    Minibi("HNSW float32", _minibi_hnsw(codes="float32"), EFS, _ef),
     Minibi("HNSW int8", _minibi_hnsw(codes="int8"), EFS, _ef),
     Minibi("HNSW int4", _minibi_hnsw(codes="int4"), EFS, _ef),
+    Minibi("HNSW bytes alone", _minibi_hnsw(codes="int8", store="int8"), EFS, _ef),
     Minibi("IVF-PQ", lambda dim: _minibi_factory(_pq(dim))(dim), IVF, _nprobe),
     Minibi("Flat", _minibi_flat()),
     Minibi("Flat scan", _minibi_flat(codes=None)),
