@@ -54,7 +54,8 @@ def as_vectors(x: ArrayLike, dim: int | None = None, *, name: str = "vectors") -
 def _is_plain_vector(x: Any, dim: int | None) -> bool:
     """Whether `x` is one vector of finite float32 already: a query on its way to a fast search."""
     plain = type(x) is np.ndarray and x.dtype == np.float32 and x.ndim == 1 and 0 < len(x) == (dim or len(x))
-    return plain and x.flags.c_contiguous and math.isfinite(np.dot(x, x))  # what overflows is looked at more closely
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is looked at more closely
+        return plain and x.flags.c_contiguous and math.isfinite(np.dot(x, x))
 
 
 def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:

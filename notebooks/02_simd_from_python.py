@@ -33,6 +33,7 @@ from numba.extending import intrinsic
 
 from minibi.kernels import matmul, simd, target
 from minibi.kernels.simd import LANES, Loop, constant, i64
+from minibi.shapes import aligned
 
 style()
 
@@ -52,7 +53,7 @@ M, K, N = 192, 384, 1536
 OPERATIONS = 2 * M * K * N
 
 rng = np.random.default_rng(2)
-a, b, c = (matmul.aligned(shape) for shape in ((M, K), (K, N), (M, N)))  # zeros, from the beginning of a cache line on
+a, b, c = (aligned(shape) for shape in ((M, K), (K, N), (M, N)))  # zeros, from the beginning of a cache line on
 rng.standard_normal(out=a, dtype=np.float32)
 rng.standard_normal(out=b, dtype=np.float32)
 truth = a.astype(np.float64) @ b.astype(np.float64)
@@ -235,7 +236,7 @@ def read_again(x, n, times):
     return total
 
 
-plenty = matmul.aligned((64 << 18,))  # 64 MB that begin at a cache line
+plenty = aligned((64 << 18,))  # 64 MB that begin at a cache line
 plenty[:] = 1
 assert read_again(plenty, 1 << 20, 2) == 2 << 20
 
@@ -491,7 +492,7 @@ def sums_in_registers(rows: int, vectors: int) -> Callable[..., None]:
 
 def in_panels(b: np.ndarray, width: int) -> np.ndarray:
     """[K, N] -> [N / width, K, width]"""
-    panels = matmul.aligned((N // width, K, width))
+    panels = aligned((N // width, K, width))
     panels[:] = b.reshape(K, N // width, width).transpose(1, 0, 2)
     return panels
 

@@ -50,7 +50,7 @@ def opened(index: HNSWIndex) -> PlainEngine:
     return PlainEngine(index._walk_codec, index._view.arrays, index._walked, index.metric)
 
 
-def links_of(index: HNSWIndex, layer: int = 0) -> list[tuple[int, int]]:
+def links_drawn(index: HNSWIndex, layer: int = 0) -> list[tuple[int, int]]:
     """All links (from, to) on a layer."""
     view, neighbours = index._view, opened(index)._layer(layer, index._view.count)
     rows = np.flatnonzero(view["live"] & (view["levels"] >= layer)).tolist()
@@ -60,7 +60,7 @@ def links_of(index: HNSWIndex, layer: int = 0) -> list[tuple[int, int]]:
 def without_tree(index: HNSWIndex) -> list[tuple[int, int]]:
     """The links of layer 0 that were chosen, without those of the tree in part 6."""
     parents = index._view["parents"]
-    return [(a, b) for a, b in links_of(index) if parents[b] != a]
+    return [(a, b) for a, b in links_drawn(index) if parents[b] != a]
 
 
 def reached(links: list[tuple[int, int]], start: int) -> set[int]:
@@ -123,7 +123,7 @@ fig, ax = plt.subplots(figsize=(8.6, 7.4))
 corners = np.array([[-0.08, -0.08], [1.08, -0.08], [1.08, 1.08], [-0.08, 1.08]])
 for layer in range(int(levels.max()) + 1):
     ax.fill(*lifted(corners, layer).T, color=ink.grey, alpha=0.16, zorder=3 * layer, linewidth=0)
-    lines = lifted(points[np.array(links_of(index, layer)).reshape(-1, 2)], layer)
+    lines = lifted(points[np.array(links_drawn(index, layer)).reshape(-1, 2)], layer)
     ax.add_collection(LineCollection(lines, colors=ink.sky, linewidths=0.5, zorder=3 * layer + 1))
     ax.scatter(*lifted(points[levels >= layer], layer).T, s=7, color=ink.blue, zorder=3 * layer + 2, linewidth=0)
     ax.scatter(*lifted(query, layer), s=150, marker="*", color="white", edgecolor=ink.black, zorder=40)
@@ -170,8 +170,6 @@ assert abs(rows[1][1] / rows[1][2] - 1) < 0.05
 show_source(search_layer)
 
 # %% [markdown]
-# (`expanded` is for building: there only the nearer half of the pool is looked behind.)
-#
 # We watch it through the two functions that it is given, `distances` and `layer`, which is all it knows of the world.
 
 # %%
@@ -180,7 +178,7 @@ start = int(np.argmin(np.square(points - [0.45, 0.5]).sum(axis=1)))
 found, steps = traced(engine, 0, EF, query, [start])
 distance = np.square(points - query).sum(axis=1)
 shown = [0, 1, 2, len(steps) // 2, len(steps) - 3, len(steps) - 1]
-every_link = points[np.array(links_of(index))]
+every_link = points[np.array(links_drawn(index))]
 
 fig, axes = plt.subplots(2, 3, figsize=(10.5, 7))
 for ax, number in zip(axes.flat, shown, strict=True):
@@ -289,12 +287,12 @@ def built(kind: type[HNSWIndex], vectors: np.ndarray) -> HNSWIndex:
 
 
 with_heuristic, without = built(Built, points), built(BuiltToTheNearest, points)
-assert links_of(with_heuristic) == links_of(index)  # twin and kernels build the same graph
+assert links_drawn(with_heuristic) == links_drawn(index)  # twin and kernels build the same graph
 
 fig, axes = plt.subplots(1, 2, figsize=(10.5, 5.2))
 for ax, one, title in zip(axes, (without, with_heuristic), ("links to the nearest", "by the heuristic"), strict=True):
     frame(ax)
-    lines = points[np.array(links_of(one))]
+    lines = points[np.array(links_drawn(one))]
     length = np.linalg.norm(lines[:, 0] - lines[:, 1], axis=1)
     ax.add_collection(LineCollection(lines, colors=ink.blue, linewidths=0.5, alpha=0.6))
     ax.scatter(*points.T, s=7, color=ink.black, linewidth=0)
@@ -552,17 +550,17 @@ axes[0].set_title("All links of layer 0, those of the tree in green")
 axes[1].set_title("The tree alone; red: its root")
 plt.show()
 
-stored = set(links_of(index))
+stored = set(links_drawn(index))
 assert all((int(a), int(b)) in stored for a, b in tree)
 above = np.arange(len(points))
 for _ in range(len(points)):
     above = parents[above]
 assert (above == root).all()  # everybody's ancestors end at the root
 
-print(f"the library's graph: {len(reached(links_of(index), root))} of {len(points)} rows are reached")
+print(f"the library's graph: {len(reached(links_drawn(index), root))} of {len(points)} rows are reached")
 bare, first = without_tree(without), without._view.facts["root"]
 print(f"links to the nearest, without the tree's: {len(reached(bare, first))} rows")
-assert len(reached(links_of(index), root)) == len(points)
+assert len(reached(links_drawn(index), root)) == len(points)
 
 # %% [markdown]
 # ## 7 · Points that leave
@@ -580,8 +578,8 @@ removed = np.flatnonzero(hole)
 smaller = built(HNSWIndex, points)
 smaller.remove(removed)
 living = np.flatnonzero(~hole)
-cut = [(a, b) for a, b in links_of(index) if not (hole[a] or hole[b])]
-healed = links_of(smaller)
+cut = [(a, b) for a, b in links_drawn(index) if not (hole[a] or hole[b])]
+healed = links_drawn(smaller)
 fresh = [link for link in healed if link not in stored]
 print(f"{len(removed)} of {len(points)} points removed")
 fig, axes = plt.subplots(1, 2, figsize=(10.5, 5.2))
@@ -609,10 +607,10 @@ rows = []
 for share in (0.2, 0.35, 0.45):
     lost = np.random.default_rng(7).permutation(len(points))[: int(share * len(points))]
     one, left_over = built(HNSWIndex, points), len(points) - len(lost)
-    remains = [(a, b) for a, b in links_of(one) if a not in lost and b not in lost]
+    remains = [(a, b) for a, b in links_drawn(one) if a not in lost and b not in lost]
     start = next(row for row in range(len(points)) if row not in lost)
     one.remove(lost)
-    healed_too = len(reached(links_of(one), one._view.facts["root"]))
+    healed_too = len(reached(links_drawn(one), one._view.facts["root"]))
     rows.append((f"{share:.0%}", left_over, len(reached(remains, start)), healed_too))
     assert healed_too == left_over
 draw_table(
@@ -699,7 +697,7 @@ for m in (2, 4, 8, 16):
     one = HNSWIndex(2, metric="l2", M=m, ef_construction=60)
     one.add(points)
     recall, made = measured(opened(one), one, test_points[:100], truth[:100], 8, "layers")
-    per_point = Counter(a for a, _ in links_of(one))
+    per_point = Counter(a for a, _ in links_drawn(one))
     print(
         f"M = {m}: {np.mean(list(per_point.values())):.1f} links per point, recall {recall:.3f}, {made:.0f} comparisons"
     )

@@ -2,19 +2,19 @@
 # # Backpropagation through a transformer
 #
 # A model has millions of numbers. Training asks of each: if you were a little larger, would the loss rise or fall, and
-# how steeply? Trying it out takes one pass through the model for each number. Backpropagation answers for all of them in
-# about the time of two passes. This lesson takes it apart on a transformer so small that every answer can also be had by
-# trying it out.
+# how steeply? Trying it out takes one pass through the model for each number. Backpropagation answers for all of them
+# in about the time of two passes. This lesson takes it apart on a transformer so small that every answer can also be
+# had by trying it out.
 #
 # > one verb and its gradient → layer norm → attention → the tape → a whole model, checked → a step downhill
 #
-# You need derivatives and matrix products; lesson 01 shows what the parts of the model are for. Nothing is trained here:
-# all is about the first derivative.
+# You need derivatives and matrix products; lesson 01 shows what the parts of the model are for. Nothing is trained
+# here: all is about the first derivative.
 
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
-from lesson import draw_table, heat, ink, show_source, style
+from lesson import heat, ink, show_source, style
 
 from minibi.nn import plain
 from minibi.nn.gradcheck import gradcheck
@@ -42,8 +42,8 @@ rng = np.random.default_rng(0)
 show_source(plain.linear_grad)
 
 # %% [markdown]
-# Is it right? Ask the function itself. Take a loss that weighs the elements of $y$ at random, $L = \sum \bar y \odot y$,
-# move one element of $x$ a little to either side, and see what $L$ does:
+# Is it right? Ask the function itself. Take a loss that weighs the elements of $y$ at random,
+# $L = \sum \bar y \odot y$, move one element of $x$ a little to either side, and see what $L$ does:
 #
 # $$ \frac{\partial L}{\partial x} \approx \frac{L(x + h) - L(x - h)}{2h} $$
 
@@ -65,8 +65,8 @@ assert abs(dx[2, 1] - difference) < 1e-8
 # %% [markdown]
 # How small should $h$ be? Too large, and the function's curvature shows; too small, and the two losses agree in all but
 # their last digits, which are rounding. We look at a function that is curved, GELU, at one point. A formula with two
-# steps to either side, $\big(8\,[L(x+h)-L(x-h)] - [L(x+2h)-L(x-2h)]\big) / 12h$, lets the curvature's first part cancel,
-# so that a larger and safer step will do. That is what `gradcheck` uses.
+# steps to either side, $\big(8\,[L(x+h)-L(x-h)] - [L(x+2h)-L(x-2h)]\big) / 12h$, lets the curvature's first part
+# cancel, so that a larger and safer step will do. That is what `gradcheck` uses.
 
 # %%
 point, steps = np.array([[0.7]]), 10.0 ** np.arange(-12, 0.01, 0.5)
@@ -83,15 +83,15 @@ fig, ax = plt.subplots(figsize=(6.4, 3.6))
 ax.loglog(steps, np.maximum(two, 1e-17), color=ink.orange, marker="o", ms=3, label="one step to either side")
 ax.loglog(steps, np.maximum(four, 1e-17), color=ink.blue, marker="o", ms=3, label="two steps to either side")
 ax.axvline(1e-4, color=ink.grey, zorder=0)
-ax.text(1.2e-4, 1e-3, "what gradcheck takes", color="#777777", size=9)
+ax.text(8e-5, 1e-12, "what gradcheck takes", color="#777777", size=9, ha="right")
 ax.set(xlabel="step h", ylabel="error of the derivative", title="Rounding to the left, curvature to the right")
 ax.legend(loc="upper center")
 plt.show()
 assert min(two) < 1e-9 and min(four) < min(two) * 10
 
 # %% [markdown]
-# `gradcheck` moves every element of every argument in this way. All verbs of the library pass it below $10^{-6}$; a sign
-# or a transpose that is wrong gives an error near 1.
+# `gradcheck` moves every element of every argument in this way. All verbs of the library pass it below $10^{-6}$; a
+# sign or a transpose that is wrong gives an error near 1.
 
 # %%
 show_source(gradcheck)
@@ -144,7 +144,8 @@ assert np.abs(dx.sum(axis=1)).max() < 1e-12
 #
 # Read the one in the middle: $\bar P_{ij}$ says how much attention of token $i$ to token $j$ is worth; subtracted is
 # what the attention of $i$ is worth on average, as it is spread now. What is better than average gets a push, in
-# proportion to the weight that it has already; where the weight is 0, nothing is learned. Each row of $\bar S$ sums to 0.
+# proportion to the weight that it has already; where the weight is 0, nothing is learned. Each row of $\bar S$ sums
+# to 0. In the picture more of what is red raises the loss, more of what is blue lowers it.
 
 # %%
 show_source(plain.attend_grad)
@@ -159,7 +160,10 @@ ds = p[0] * (dp - (dp * p[0]).sum(axis=1, keepdims=True))
 
 fig, axes = plt.subplots(1, 3, figsize=(10, 3.6))
 heat(axes[0], p[0], tokens, "the weights P")
-for ax, values, title in ((axes[1], dp, "what a weight is worth, dL/dP"), (axes[2], ds, "the push on the score, dL/dS")):
+for ax, values, title in (
+    (axes[1], dp, "what a weight is worth, dL/dP"),
+    (axes[2], ds, "the push on the score, dL/dS"),
+):
     limit = np.abs(values).max()
     ax.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
     ax.set_xticks(range(5), tokens, rotation=60, ha="right", rotation_mode="anchor")
@@ -174,17 +178,17 @@ assert np.allclose(dq[:, 0], ds @ k[:, 0] / 2)  # sqrt(D) = 2
 # %% [markdown]
 # ## 4 · The tape
 #
-# A model is a chain of such verbs. To walk back we need to know which were called, with what, and in what order. A `Tape`
-# has the same verbs as `plain`, calls them and notes each call. Walking back is one loop over the notes from the last to
-# the first: hand the gradient of the result to the verb's `_grad`, and **add** what comes out to what is known of each
-# argument. Adding is the whole secret of a value that was used twice: what it does to the loss is the sum of what it
-# does along both ways.
+# A model is a chain of such verbs. To walk back we need to know which were called, with what, and in what order. A
+# `Tape` has the same verbs as `plain`, calls them and notes each call. Walking back is one loop over the notes from
+# the last to the first: hand the gradient of the result to the verb's `_grad`, and **add** what comes out to what is
+# known of each argument. Adding is the whole secret of a value that was used twice: what it does to the loss is the
+# sum of what it does along both ways.
 
 # %%
 show_source(Tape._call, Tape.gradients)
 
 # %% [markdown]
-# The model is the library's own BERT, only small: 2 layers, 8 channels, 2 heads, a vocabulary of 12. Its parameters are
+# The model is the library's own BERT, only small: 2 layers, 8 channels, 2 heads, a vocabulary of 10. Its parameters are
 # random. Two texts go through it end to end, and the loss is the cosine of their mean vectors, which we would like to
 # be 1. A tape of our own also prints what it is asked.
 
@@ -193,7 +197,7 @@ from minibi.models import bert
 from minibi.text.batches import pack
 
 config = bert.BertConfig(
-    layers=2, channels=8, heads=2, feed_forward=16, vocabulary=12, positions=6, types=2, eps=1e-12, activation="gelu"
+    layers=2, channels=8, heads=2, feed_forward=8, vocabulary=10, positions=5, types=1, eps=1e-12, activation="gelu"
 )
 show_source(bert.layers)
 
@@ -260,9 +264,9 @@ print("loss", round(loss, 4), "by", len(verbs), "calls:", ", ".join(dict.fromkey
 assert np.array_equal(h, states(Tape()))  # which watches nothing, so it only computes
 
 # %% [markdown]
-# Where the model reads parameters it only turns them round and joins them (`transpose`, `join`); those are verbs too, so
-# gradients come back in the shape in which weights are stored. The rest is one embedding, then `qkv`, `attend` and three
-# more for each layer. Now back, for all parameters at once, and for the states between the layers as well:
+# Where the model reads parameters it only turns them round and joins them (`transpose`, `join`); those are verbs too,
+# so gradients come back in the shape in which weights are stored. The rest is one embedding, then `qkv`, `attend` and
+# three more for each layer. Now back, for all parameters at once, and for the states between the layers as well:
 
 # %%
 between = [result for verb, result in tape.notes if verb in ("embed", "linear_add_norm")]
@@ -319,8 +323,8 @@ right.set(xlabel="length of the gradient", title="Which arrays the loss depends 
 plt.show()
 
 # %% [markdown]
-# The bias of the keys has a gradient of nothing at all. It adds the same number to all scores in a row of attention, and
-# softmax does not see that. The model has 16 numbers that do nothing, and the gradient tells:
+# The bias of the keys has a gradient of nothing at all. It adds the same number to all scores in a row of attention,
+# and softmax does not see that. The model has 16 numbers that do nothing, and the gradient tells:
 
 # %%
 for i in range(config.layers):
@@ -329,8 +333,8 @@ for i in range(config.layers):
     assert silent < 1e-12
 
 # %% [markdown]
-# The gradient by the states between the layers shows which tokens matter, and that the way back stays open: each half of
-# a layer ends in `state + something`, so a gradient passes every layer along the sum as well as through the layer.
+# The gradient by the states between the layers shows which tokens matter, and that the way back stays open: each half
+# of a layer ends in `state + something`, so a gradient passes every layer along the sum as well as through the layer.
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 2.8))
@@ -348,8 +352,8 @@ assert lengths.shape[0] == 1 + 2 * config.layers and (lengths > 0).all()
 # %% [markdown]
 # ## 6 · A step downhill
 #
-# What is a gradient good for? Of all directions of a given length, minus the gradient is the one in which the loss falls
-# fastest, and near here it falls as fast as the gradient says: $L(\theta - s\,g/|g|) \approx L(\theta) - s\,|g|$.
+# What is a gradient good for? Of all directions of a given length, minus the gradient is the one in which the loss
+# falls fastest, and near here it falls as fast as the gradient says: $L(\theta - s\,g/|g|) \approx L(\theta) - s\,|g|$.
 # Compared with directions drawn at random:
 
 # %%
@@ -357,7 +361,7 @@ direction = {name: -g / np.linalg.norm(flat[0]) for name, g in gradients.items()
 begin = {name: p.copy() for name, p in parameters.items()}
 
 
-def walk(direction, lengths):
+def go(direction, lengths):
     """The loss after a step of each length; parameters are put back."""
     losses = []
     for s in lengths:
@@ -369,24 +373,24 @@ def walk(direction, lengths):
     return np.array(losses)
 
 
-far = np.linspace(0, 0.4, 41)
+far = np.linspace(0, 0.2, 41)
 fig, ax = plt.subplots(figsize=(6.4, 3.6))
 for i in range(8):
     chance = {name: rng.normal(size=p.shape) for name, p in parameters.items()}
     norm = np.sqrt(sum((d**2).sum() for d in chance.values()))
     label = "at random" if i == 0 else None
-    ax.plot(far, walk({n: d / norm for n, d in chance.items()}, far), color=ink.grey, lw=1, label=label)
-down = walk(direction, far)
+    ax.plot(far, go({n: d / norm for n, d in chance.items()}, far), color=ink.grey, lw=1, label=label)
+down = go(direction, far)
 ax.plot(far, down, color=ink.blue, label="against the gradient")
 ax.plot(far, loss - far * np.linalg.norm(flat[0]), "--", color=ink.orange, lw=1, label="as the gradient says")
 ax.set(xlabel="length of the step", ylabel="loss", ylim=(-1.05, max(loss + 0.25, -0.3)), title="One step")
 ax.legend()
 plt.show()
-(near,) = walk(direction, [1e-4])
-print(f"length of the gradient {np.linalg.norm(flat[0]):.3f}, fall per length of a tiny step {(loss - near) / 1e-4:.3f}")
+(near,) = go(direction, [1e-4])
+print(f"length of the gradient {np.linalg.norm(flat[0]):.3f}, the fall by a tiny step {(loss - near) / 1e-4:.3f}")
 assert abs((loss - near) / 1e-4 / np.linalg.norm(flat[0]) - 1) < 0.01 and down.min() < loss - 0.2
 
 # %% [markdown]
-# The straight line is true for a small step and a fiction further on; that is what learning rates are about. An optimizer
-# repeats small steps, each with a new gradient of other texts. What loss those texts get is the subject of the
-# [next lesson](08_infonce.ipynb).
+# The straight line is true for a small step and a fiction further on; that is what learning rates are about. An
+# optimizer repeats small steps, each with a new gradient of other texts. What loss those texts get is the subject of
+# the [next lesson](08_infonce.ipynb).

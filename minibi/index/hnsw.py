@@ -147,7 +147,7 @@ class HNSWIndex(Index):
             return
         engine, live = self._engine(view), arrays["live"]
         ef, m = self.ef_construction, self.M
-        in_pieces(lambda a, b: engine.find_neighbours(entry, root, first, a, b, m, ef, ef, live), first, last)
+        in_pieces(lambda a, b: engine.find_neighbours(entry, root, first, a, b, m, ef, live), first, last)
         try:
             arrays["children"][first:last] = 0
             engine.adopt(first, last, m)

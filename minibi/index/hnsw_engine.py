@@ -86,14 +86,14 @@ class Engine:
         return distances, found
 
     def find_neighbours(
-        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, expanded: int, live: Any
+        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
     ) -> None:
         from ..kernels import graph_build
 
         walks = self._walks(ef).walks
         queries = aligned((len(walks.state), -(-self._codec.query_size // 64) * 64), np.uint8)
         graph_build.find_neighbours(
-            self._rows, self._graph, entry, root, count, first, last, m, ef, expanded, live, walks, queries
+            self._rows, self._graph, entry, root, count, first, last, m, ef, live, walks, queries
         )
 
     def adopt(self, first: int, last: int, limit: int) -> None:

@@ -22,10 +22,9 @@ Layer = Callable[[int], list[int]]  # a row's neighbours on one layer
 
 
 def search_layer(
-    distances: Callable[[list[int]], list[float]], layer: Layer, ef: int, entry: list[Candidate], expanded: int = 0
+    distances: Callable[[list[int]], list[float]], layer: Layer, ef: int, entry: list[Candidate]
 ) -> list[Candidate]:
-    """Algorithm 2: the ef nearest to the query on one layer, sorted. distances(rows): to the query. Only the nearest
-    `expanded` of them look at their neighbours: ef, if it is not given."""
+    """Algorithm 2: the ef nearest to the query on one layer, sorted. distances(rows): to the query."""
     entry = sorted(entry)[:ef]
     visited = {row for _, row in entry}
     candidates = list(entry)
@@ -36,8 +35,6 @@ def search_layer(
         nearest = heapq.heappop(candidates)
         furthest = (-found[0][0], -found[0][1])
         if nearest > furthest and len(found) >= ef:
-            break
-        if sum((-d, -row) < nearest for d, row in found) >= (expanded or ef):
             break
         fresh = [row for row in layer(nearest[1]) if row not in visited]
         visited.update(fresh)
@@ -175,7 +172,7 @@ class PlainEngine:
         return bool((first == second).all())
 
     def find_neighbours(
-        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, expanded: int, live: Any
+        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
     ) -> None:
         """Algorithm 1 up to the links of the new rows first .. last-1 themselves."""
         for row in range(first, last):
@@ -185,7 +182,7 @@ class PlainEngine:
             for layer in range(min(level, top), -1, -1):
                 if layer == 0:
                     nearest = self._with_root(distances, root, nearest)
-                nearest = search_layer(distances, self._layer(layer, count), ef, nearest, expanded)
+                nearest = search_layer(distances, self._layer(layer, count), ef, nearest)
                 chosen = self._select([(d, other) for d, other in nearest if live[other]], m)
                 self._write(layer, row, chosen)
 

@@ -68,17 +68,16 @@ def select_neighbours(rows, keys, count, m, chosen, scratch_query):
 
 
 @kernel
-def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, expanded, live, walks, queries):
+def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, walks, queries):
     """Algorithm 1 up to the links of the new rows first .. last-1 themselves, in the graph of the first `count` rows.
 
-    live [count]: rows that may be linked to. expanded: how many of the ef candidates look at their neighbours. queries
-    uint8 [S, size]: room for rows as queries.
+    live [count]: rows that may be linked to. queries uint8 [S, size]: room for rows as queries.
     """
     chosen = np.empty(m + 4, np.int32)
     keys = np.empty(ef, np.int64)
     scratch_query = np.empty(queries.shape[1], np.uint8)
     slots = min(walks.state.shape[0], last - first)
-    field = field_of(rows, graph, walks, slots, count, ef, expanded)
+    field = field_of(rows, graph, walks, slots, count, ef)
     row, finished = first, first
     for slot in range(slots):
         _seek(field, rows, graph, entry, root, row, queries, slot)

@@ -70,11 +70,11 @@ def search(numbers, places, x, unit, signs, floats, turned, coded, ef, mask, ids
     n, p = numbers, places
     total, slots, count = x.shape[0], min(floats.shape[0], x.shape[0]), mask.size
     field = Field(
-        n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], count, ef, ef,
+        n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], count, ef,
         p[0], p[1], p[2], p[3], p[4], p[5], p[6], slots,
     )  # fmt: skip
     precise = Field(
-        n[11], n[12], n[13], n[14], n[15], n[16], n[17], n[7], n[8], n[9], n[10], count, ef, ef,
+        n[11], n[12], n[13], n[14], n[15], n[16], n[17], n[7], n[8], n[9], n[10], count, ef,
         p[0], p[1], p[2], p[3], p[4], p[5], p[6], slots,
     )  # fmt: skip
     begun = finished = 0

@@ -81,10 +81,8 @@ def tile_height(rows):
     return max(4, (rows + tiles - 1) // tiles)
 
 
-def tile(vectors: int, halves: bool = False, height: int = ROWS, add: bool = False):
+def tile(vectors: int, halves: bool = False, height: int = ROWS):
     """An intrinsic `(a, lda, b, k, c, ldc, rows, ahead, stride)`: c = a @ b for up to `height` rows.
-
-    add: c += a @ b.
 
     a, b, c are addresses, lda and ldc row lengths in bytes, b is a packed panel [k, vectors * 16] of float32 or
     float16. Only `rows` rows of `a` are read and of `c` written. Meanwhile the cache is asked for what lies at `ahead`,
@@ -102,9 +100,6 @@ def tile(vectors: int, halves: bool = False, height: int = ROWS, add: bool = Fal
                 for j in range(vectors):
                     simd.prefetch(e, e.add(c, e.mul(ldc, i64(i))), 64 * j)
             start = [simd.constant(e, 0.0)] * (height * vectors)
-            if add:
-                outs = row_addresses(e, c, ldc, rows, height)
-                start = [simd.load(e, out, 64 * j) for out in outs for j in range(vectors)]
             with Loop(e, k, start) as loop:
                 panel = e.add(b, e.mul(loop.index, i64(size * LANES * vectors)))
                 columns = [load(e, panel, size * LANES * j) for j in range(vectors)]

@@ -59,7 +59,6 @@ class Field(NamedTuple):
     offsets: int
     count: int  # rows in use: links to others, which a writer may be linking, are passed over
     ef: int
-    expanded: int  # how many of the ef nearest look at their neighbours: ef for the algorithm as published
     marks: int
     words: int
     pool: int
@@ -71,11 +70,11 @@ class Field(NamedTuple):
 
 
 @inline
-def field_of(rows, graph, walks, slots, count, ef, expanded):
+def field_of(rows, graph, walks, slots, count, ef):
     return Field(
         rows.table.ctypes.data, rows.table.shape[1], rows.tails, rows.apart, rows.kind, rows.metric, rows.width,
         graph.links.ctypes.data, graph.links.shape[1], graph.upper.ctypes.data, graph.offsets.ctypes.data,
-        count, ef, expanded,
+        count, ef,
         walks.marks.ctypes.data, walks.marks.shape[1], walks.pool.ctypes.data, walks.pool.shape[1],
         walks.seen.ctypes.data, walks.seen.shape[1], walks.state.ctypes.data, slots,
     )  # fmt: skip
@@ -288,7 +287,7 @@ def advance(field, slot):
         while current < size and key_at(pool, current) & 1:
             current += 1
         put(state, CURRENT, current)
-        if current < (size if greedy else min(size, field.expanded)):
+        if current < size:
             _expand(field, state, pool, current)
         elif greedy:
             set_key(pool, 0, key_at(pool, 0) & ~np.int64(1))

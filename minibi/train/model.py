@@ -36,11 +36,9 @@ from ..text.tokenizer import Truncation
 from ..threads import parallel_ranges
 
 Arrays = dict[str, NDArray]
-
-
 WORD = "embeddings.word_embeddings.weight"
 EVEN = 1.15  # a batch is cut for threads if the largest part is at most so much larger than the mean
-LEAST = 512  # tokens of a part
+LEAST = 600  # tokens of a part: fewer are left to NumPy
 
 
 @dataclass

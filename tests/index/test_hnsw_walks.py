@@ -58,10 +58,10 @@ def test_what_is_returned_is_ordered_by_the_vectors_themselves(metric, codes):
     index.add(x)
     exact.add(x)
     q = x[::20] + 0.001
-    scores, ids = index.search(q, 10, ef=150)
+    scores, ids = index.search(q, 10, ef=2000)  # the walk sees all: what is missing, an estimate has ruled out
     wanted, true_ids = exact.search(q, 10)
     found = np.mean([len(set(a) & set(b)) for a, b in zip(ids.tolist(), true_ids.tolist(), strict=True)]) / 10
-    assert found > 0.98
+    assert found > 0.995
     same = ids == true_ids
     np.testing.assert_allclose(scores[same], wanted[same], rtol=1e-5, atol=1e-5)
 
