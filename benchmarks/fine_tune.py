@@ -38,6 +38,7 @@ def recipe(args: argparse.Namespace, name: str, loss: dict[str, Any], rate: floa
     return parse_recipe(
         {
             "output": str(args.runs / name),
+            "seed": args.seed,
             "model": {"base": MODEL, "dropout": 0.0} | model,
             "data": {"train": str(args.data / "squad_pairs.jsonl"), "held_out": 0.2},
             "loss": loss,
@@ -77,7 +78,9 @@ def distil(args: argparse.Namespace) -> dict[str, Any]:
     if not Path(teacher).is_dir():
         raise SystemExit(f"{teacher} is missing, the teacher: run squad first")
     labels = recipe(args, "labels", {"name": "info_nce", "same_texts": True}, 1e-4, layers=LAYERS)
-    scores = recipe(args, "scores", {"name": "score_distill"}, 1e-4, layers=LAYERS, teacher=teacher)
+    scores = recipe(
+        args, "scores", {"name": "score_distill", "scale": args.scale}, 1e-4, layers=LAYERS, teacher=teacher
+    )
     (one, first), (other, second) = trained(labels), trained(scores)
     models = {"labels": one, "scores": other, "teacher": BiEncoder(teacher)}
     return compared(labels, models, {"labels": first, "scores": second})
@@ -106,6 +109,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder with squad_pairs.jsonl")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     parser.add_argument("--epochs", type=float, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="of the split and the order; give each its own --runs")
+    parser.add_argument("--scale", type=float, default=5.0, help="of distil: of both models' cosines, before softmax")
     args = parser.parse_args()
     args.runs.mkdir(exist_ok=True)
     found = {"squad": squad, "distil": distil}[args.what](args)
