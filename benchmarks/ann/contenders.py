@@ -263,7 +263,7 @@ def _minibi_hnsw(**options: Any) -> Callable[[int], Any]:
 
 def _minibi_factory(description: str) -> Callable[[int], Any]:
     def make(dim: int) -> Any:
-        from minibi.index import index_factory
+        from minibi import index_factory
 
         return index_factory(description, dim, "cosine")
 
