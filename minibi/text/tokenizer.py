@@ -22,6 +22,7 @@ from ..errors import InputError, ModelError
 
 Tokens = NDArray[np.int32]
 Truncation = Literal["warn", "raise", "silent", "chunk"]
+AT_ONCE = 1024  # texts whose tokens the tokenizers library holds at a time: some ten kilobytes for each
 
 
 class TruncationWarning(UserWarning):
@@ -117,10 +118,16 @@ class Tokenizer:
         Longer texts are cut: with one TruncationWarning that says how many ("warn"), not at all but InputError
         ("raise"), or without a word ("silent").
         """
-        bare = self.bare(texts)
-        room = self._room(self.specials)
-        self._report([i for i, ids in enumerate(bare) if len(ids) > room], truncation)
-        return [self._dress(self._single, ids[:room])[0] for ids in bare]
+        texts, room = as_texts(texts), self._room(self.specials)
+        tokens: list[Tokens] = []
+        long = []
+        for first in range(0, len(texts), AT_ONCE):
+            for i, ids in enumerate(self.bare(texts[first : first + AT_ONCE]), first):
+                if len(ids) > room:
+                    long.append(i)
+                tokens.append(self._dress(self._single, ids[:room])[0])
+        self._report(long, truncation)
+        return tokens
 
     def encode_chunks(self, texts: Sequence[str], prompt: str = "") -> list[list[Tokens]]:
         """Each text as one or more pieces of at most `max_length` tokens, of nearly equal length, none lost.
