@@ -207,12 +207,13 @@ class BiEncoder:
             threads=self.threads if threads is None else threads,
             show_progress_bar=show_progress_bar,
             progress=progress,
+            into=None if want_states else np.empty((len(pieces), self.modules.dim), np.float32),
         )
         if want_states:
             bounds = np.cumsum([0, *counts])
             states = [np.concatenate(results[a:b]) for a, b in pairwise(bounds)]
             return states[0] if single else states
-        vectors = np.array(results, np.float32).reshape(len(results), self.modules.dim)
+        vectors = np.asarray(results)
         if len(pieces) > len(wanted):
             vectors = _join(vectors, counts, [len(p) for p in pieces])
         if width is not None:

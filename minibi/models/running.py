@@ -72,17 +72,18 @@ def run_batches(
     threads: int | None = None,
     show_progress_bar: bool = False,
     progress: Callable[[int], object] | None = None,
-) -> list[Any]:
+    into: NDArray[Any] | None = None,
+) -> list[Any] | NDArray[Any]:
     """`work` on packed batches of similar lengths; its results, one per token list, in the order of `ids`.
 
-    progress: told the tokens of each batch when it is done.
+    progress: told the tokens of each batch when it is done. into: an array for the results, instead of a list.
     """
     for name, value in (("batch_size", batch_size), ("token_budget", token_budget)):
         if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, not {value}")
     threads = thread_count(threads)
     lengths = [len(i) for i in ids]
-    results: list[Any] = [None] * len(ids)
+    results: list[Any] | NDArray[Any] = [None] * len(ids) if into is None else into
 
     if len(ids) == 1:  # a single query goes straight through
         results[0] = work(pack(ids, types))[0]
