@@ -30,6 +30,7 @@ from .data import Example
 from .losses import grad_cache
 from .model import Run, Trainable
 from .objective import Objective
+from .score_objective import ScoreObjective
 
 Arrays = dict[str, NDArray]
 CACHE = 1 << 28  # numbers of a frozen encoder's vectors that are kept: 1 GB
@@ -49,8 +50,8 @@ class Learner(Protocol):
 
     trainable: Mapping[str, NDArray]
 
-    def check(self, examples: Sequence[Example]) -> None:
-        """Raises InputError if these examples cannot be learned from."""
+    def check(self, examples: Sequence[Example]) -> int:
+        """How many examples a batch needs for anything to be learned from it. Raises InputError if these cannot be."""
 
     def gradients(self, batch: Sequence[Example], seed: tuple[int, ...]) -> Done: ...
 
@@ -74,6 +75,11 @@ def accumulate(total: Arrays, gradients: Mapping[str, NDArray]) -> None:
             total[name] += gradient
         else:
             total[name] = gradient
+
+
+def least(objective: Objective | ScoreObjective, examples: Sequence[Example]) -> int:
+    """How many examples a batch needs: two where they are each other's negatives, and have none of their own."""
+    return 2 if objective.check(examples) == 1 and objective.in_batch else 1
 
 
 # --- one side of a bi-encoder -----------------------------------------------------------------------------------------
@@ -179,8 +185,8 @@ class EmbeddingLearner:
         if not self.trainable:
             raise InputError("all parameters are frozen: leave some to be trained")
 
-    def check(self, examples: Sequence[Example]) -> None:
-        self.objective.check(examples)
+    def check(self, examples: Sequence[Example]) -> int:
+        return least(self.objective, examples)
 
     def gradients(self, batch: Sequence[Example], seed: tuple[int, ...]) -> Done:
         columns = self.objective.columns(batch)

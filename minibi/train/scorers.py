@@ -26,7 +26,7 @@ from ..nn.dropout import Dropout
 from . import losses
 from .data import Example
 from .late import TrainableLate
-from .learners import Arrays, Done, accumulate, digest, files_digest
+from .learners import Arrays, Done, accumulate, digest, files_digest, least
 from .model import Trainable, frozen_names
 from .recipe import Recipe
 from .score_objective import ScoreObjective
@@ -66,8 +66,8 @@ class _Scorer:
         if not self.trainable:
             raise InputError("all parameters are frozen: leave some to be trained")
 
-    def check(self, examples: Sequence[Example]) -> None:
-        self.objective.check(examples)
+    def check(self, examples: Sequence[Example]) -> int:
+        return least(self.objective, examples)
 
     def after_step(self) -> None:
         pass

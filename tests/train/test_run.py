@@ -10,6 +10,7 @@ from fit_checks import GOLDEN, TINY, pairs, write_pairs
 
 from minibi import BiEncoder, CrossEncoder, LateInteraction, Towers, open_encoder
 from minibi.errors import FormatError, InputError
+from minibi.store.files import LOCK
 from minibi.train import run as running
 from minibi.train.journal import CHECKPOINT, LOG
 from minibi.train.log import read_log
@@ -42,7 +43,7 @@ def test_a_run_from_end_to_end(tmp_path, recipe):
     report = train(recipe(data={"held_out": 0.3}, training={"evaluate_every": 2}), tell=told.append)
     assert "held out" in told[0]
     assert (report.steps, set(report.metrics)) == (3, {"mrr@10", "held_out_loss"})
-    files = {f.name for f in run_folder(recipe()).iterdir()}
+    files = {f.name for f in run_folder(recipe()).iterdir() if f.name != LOCK}
     assert {LOG, "summary.json"} <= files <= {LOG, "summary.json", "curve.png"}
     summary = json.loads((tmp_path / "out.run" / "summary.json").read_text())
     assert summary["recipe"]["training"]["learning_rate"] == 1e-3
