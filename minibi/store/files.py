@@ -59,11 +59,11 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, what: str) -> Iterator[None]:
+def locked(folder: Path, otherwise: str) -> Iterator[None]:
     """Keeps a folder, which is made if need be, for this thread alone; a thread may ask again for what it holds.
 
-    The system lets go of the lock when the process ends, however it ends. Raises InputError, with `what` needs the
-    folder, if somebody else holds it. Where there are no such locks (Windows, some network drives) nothing is kept.
+    The system lets go of the lock when the process ends, however it ends. Raises InputError if somebody else holds it:
+    wait, or do `otherwise`. Where there are no such locks (Windows, some network drives) nobody is kept out.
     """
     try:
         import fcntl
@@ -81,7 +81,7 @@ def locked(folder: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             owner = file.read().strip() or "another process"
-            fix = f"wait for its end, or give {what} another folder"
+            fix = f"wait for its end, or {otherwise}"
             raise InputError(f"{folder} is in use by {owner}: {fix}") from None
         except OSError:  # no locks here
             pass

@@ -59,7 +59,7 @@ def fit(
     clock = Clock(training, batches)
     journal = Journal(Path(folder), learner, optimizer, training, evaluate)
     feed = iter(batches)
-    with locked(journal.folder, "this run"):
+    with locked(journal.folder, "train into another folder"):
         now = journal.open(Progress(batch=batches.state), identity_of(learner, examples, training, seed))
         batches.state = now.batch
         with _bar(clock.steps, now.step, show_progress_bar) as bar, stop_signal() as stopped:

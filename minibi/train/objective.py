@@ -44,6 +44,7 @@ LOSSES: dict[str, tuple[LossFunction, str, str]] = {  # name -> function, the ex
     "rank_net": (losses.rank_net, SCORED_LISTS, "labels"),
 }
 GIVEN = {"labels", "teacher", "targets", "masks", "starts"}  # by the batch, not by the recipe
+MINE = "mine hard negatives first (minibi.train.mining)"
 LOG_SCALE = float(np.log(1 / 0.07))
 
 
@@ -85,7 +86,8 @@ class Objective:
         least = 2 if self.needs == SCORED_LISTS and self.name != "mse" else 1
         if count != wanted or count < least:
             wanted_text = f"{wanted}" if self.documents else f"at least {least}"
-            raise InputError(f"{self.name} needs {wanted_text} documents for each query, but the examples have {count}")
+            fix = f": {MINE}" if count < (least if scored else wanted) else ""
+            raise InputError(f"{self.name} needs {wanted_text} documents a query, the examples have {count}{fix}")
         if scored:
             for first in range(0, len(examples), 1000):  # now, not in the middle of an epoch
                 self.attempt(examples[first : first + 1000])

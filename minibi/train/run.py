@@ -55,7 +55,7 @@ def train(
         raise InputError(f"{output} exists already: remove it, or name another output in the recipe")
     examples, apart = read_data(recipe)
     tell(f"{len(examples):,} examples to learn from, {len(apart):,} held out")
-    with locked(folder, "the recipe's output"):
+    with locked(folder, "name another output in the recipe"):
         learner = make_learner(recipe, folder)
         if evaluate is None and apart:
             learner.check(apart)
