@@ -22,7 +22,7 @@ import numpy as np
 
 from minibi import BiEncoder
 from minibi.evaluate.significance import paired_bootstrap
-from minibi.train.data import Example
+from minibi.train.data import Example, held_out, read_examples
 from minibi.train.held_out import held_out_evaluator
 from minibi.train.recipe import Recipe, parse_recipe
 from minibi.train.run import read_data, run_folder, train
@@ -33,25 +33,19 @@ MODEL, DEPTH, WATCHED = "all-MiniLM-L6-v2", 10, 500
 LAYERS = [0, 2, 5]
 
 
-def recipe(args: argparse.Namespace, name: str, loss: dict[str, Any], rate: float, **model: Any) -> Recipe:
+def recipe(
+    args: argparse.Namespace, name: str, loss: dict[str, Any], rate: float, others: dict[str, Any], **model: Any
+) -> Recipe:
     """What all runs share, and what sets one apart."""
-    return parse_recipe(
-        {
-            "output": str(args.runs / name),
-            "seed": args.seed,
-            "model": {"base": MODEL, "dropout": 0.0} | model,
-            "data": {"train": str(args.data / "squad_pairs.jsonl"), "held_out": 0.2},
-            "loss": loss,
-            "training": {"epochs": args.epochs, "batch_size": 64, "learning_rate": rate, "save_every": 50},
-        }
-    )
+    content = {"output": str(args.runs / name), "model": {"base": MODEL, "dropout": 0.0} | model, "loss": loss}
+    return parse_recipe(content | others | {"training": others["training"] | {"learning_rate": rate}})
 
 
 def trained(wanted: Recipe) -> tuple[BiEncoder, dict[str, Any]]:
     """The recipe's model, trained now or before, and the run's summary."""
     if not Path(wanted.output).exists():
         _, apart = read_data(wanted)
-        evaluate = held_out_evaluator(apart[:WATCHED], wanted.training.batch_size)
+        evaluate = held_out_evaluator(apart[:WATCHED], wanted.training.batch_size) if apart else None
         train(wanted, show_progress_bar=True, evaluate=evaluate, tell=say)
     return BiEncoder(wanted.output), json.loads((run_folder(wanted) / "summary.json").read_text())
 
@@ -68,39 +62,69 @@ def reciprocal_ranks(model: BiEncoder, asked: Sequence[Example], sentences: Sequ
 
 
 def squad(args: argparse.Namespace) -> dict[str, Any]:
-    tuned = recipe(args, "squad", {"name": "info_nce", "same_texts": True}, 2e-5)
+    data = {"train": str(args.data / "squad_pairs.jsonl"), "held_out": 0.2}
+    training = {"epochs": args.epochs, "batch_size": 64, "save_every": 50}
+    others = {"data": data, "seed": args.seed, "training": training}
+    tuned = recipe(args, "squad", {"name": "info_nce", "same_texts": True}, 2e-5, others)
     model, summary = trained(tuned)
-    return compared(tuned, {"as it came": BiEncoder(MODEL), "fine-tuned": model}, {"fine-tuned": summary})
+    examples, apart = read_data(tuned)
+    models = {"as it came": BiEncoder(MODEL), "fine-tuned": model}
+    return compared([*examples, *apart], apart, models, {"fine-tuned": summary})
+
+
+# What students were tried with, on the questions of `dev`: the loss with its options, and the learning rate.
+STUDENTS: dict[str, tuple[dict[str, Any], float]] = {
+    f"labels {rate:g}": ({"name": "info_nce", "same_texts": True}, rate) for rate in (5e-5, 1e-4, 3e-4)
+}
+STUDENTS |= {
+    "scores 3e-4": ({"name": "score_distill", "scale": 5.0}, 3e-4),
+    "scores 8e-4": ({"name": "score_distill", "scale": 5.0}, 8e-4),
+    "scores at 2 8e-4": ({"name": "score_distill", "scale": 2.0}, 8e-4),
+    "scores and labels 3e-4": ({"name": "score_distill", "scale": 5.0, "label_weight": 0.25}, 3e-4),
+    "vectors 3e-4": ({"name": "embed_distill", "distance": "cosine"}, 3e-4),
+    "vectors 1e-3": ({"name": "embed_distill", "distance": "cosine"}, 1e-3),
+    "vectors and labels 3e-4": ({"name": "embed_distill", "distance": "cosine", "label_weight": 0.1}, 3e-4),
+}
 
 
 def distil(args: argparse.Namespace) -> dict[str, Any]:
-    teacher = str(args.runs / "squad")
-    if not Path(teacher).is_dir():
-        raise SystemExit(f"{teacher} is missing, the teacher: run squad first")
-    labels = recipe(args, "labels", {"name": "info_nce", "same_texts": True}, 1e-4, layers=LAYERS)
-    scores = recipe(
-        args, "scores", {"name": "score_distill", "scale": args.scale}, 1e-4, layers=LAYERS, teacher=teacher
-    )
-    (one, first), (other, second) = trained(labels), trained(scores)
-    models = {"labels": one, "scores": other, "teacher": BiEncoder(teacher)}
-    return compared(labels, models, {"labels": first, "scores": second})
+    """Pairs in three parts: `test` as `squad` holds it out with seed 1, a sixth of the rest to choose by, the rest."""
+    examples = read_examples(args.data / "squad_pairs.jsonl")
+    rest, test = held_out(examples, 0.2, 1)
+    learned, dev = held_out(rest, 0.15, 2)
+    file = args.runs / "distil.jsonl"
+    file.write_text("".join(json.dumps({"query": e.query, "positive": e.documents[0]}) + "\n" for e in learned))
+    data = {"train": str(file), "held_out": 0.0}
+    begin = {"data": data, "seed": 1, "training": {"steps": 120, "batch_size": 64, "save_every": 50}}
+    labels = {"name": "info_nce", "same_texts": True}
+    teacher, _ = trained(recipe(args, "teacher", labels, 5e-5, begin, freeze_layers=2))
+    models, summaries = {}, {}
+    for name in args.students:
+        loss, rate = STUDENTS[name]
+        taught = {"teacher": str(args.runs / "teacher")} if loss["name"].endswith("_distill") else {}
+        wanted = recipe(args, f"{name} {args.seed}", loss, rate, begin | {"seed": args.seed}, layers=LAYERS, **taught)
+        models[name], summaries[name] = trained(wanted)
+    return compared(examples, dev if args.part == "dev" else test, models | {"teacher": teacher}, summaries)
 
 
-def compared(wanted: Recipe, models: dict[str, BiEncoder], summaries: dict[str, Any]) -> dict[str, Any]:
-    """Each model's figure, and the second against the first."""
-    examples, apart = read_data(wanted)
-    sentences = list(dict.fromkeys(e.documents[0] for e in [*examples, *apart]))
-    ranks = {}
+def compared(
+    examples: Sequence[Example], asked: Sequence[Example], models: dict[str, BiEncoder], summaries: dict[str, Any]
+) -> dict[str, Any]:
+    """Each model's figure, and the others against the first."""
+    sentences = list(dict.fromkeys(e.documents[0] for e in examples))
+    ranks, comparisons = {}, {}
     for name, model in models.items():
-        say(f"asking {len(apart):,} questions: {name}")
-        ranks[name] = reciprocal_ranks(model, apart, sentences)
-    base, ours = list(models)[:2]
-    comparison = paired_bootstrap(ranks[ours], ranks[base], metric="mrr@10")
-    counts = {"examples": len(examples), "questions": len(apart), "sentences": len(sentences)}
+        say(f"asking {len(asked):,} questions: {name}")
+        ranks[name] = reciprocal_ranks(model, asked, sentences)
+    base, *others = models
+    for name in others:
+        comparisons[name] = paired_bootstrap(ranks[name], ranks[base], metric="mrr@10")
+        print(f"{name} against {base}: {comparisons[name]}")
+    counts = {"examples": len(examples), "questions": len(asked), "sentences": len(sentences)}
     runs = {name: {k: s[k] for k in ("steps", "seconds", "tokens", "loss")} for name, s in summaries.items()}
     means = {name: float(r.mean()) for name, r in ranks.items()}
-    print(f"{ours} against {base}: {comparison}")
-    return machine() | counts | {"mrr@10": means, "runs": runs, "comparison": comparison.to_dict()}
+    against = {name: comparison.to_dict() for name, comparison in comparisons.items()}
+    return machine() | counts | {"mrr@10": means, "runs": runs, "against the first": against}
 
 
 def main() -> None:
@@ -109,8 +133,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder with squad_pairs.jsonl")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     parser.add_argument("--epochs", type=float, default=2)
-    parser.add_argument("--seed", type=int, default=0, help="of the split and the order; give each its own --runs")
-    parser.add_argument("--scale", type=float, default=5.0, help="of distil: of both models' cosines, before softmax")
+    parser.add_argument("--seed", type=int, default=0, help="of squad's split, and of the order of the pairs")
+    parser.add_argument("--part", choices=["dev", "test"], default="test", help="of distil: whose questions are asked")
+    parser.add_argument(
+        "--students", nargs="+", choices=STUDENTS, default=CHOSEN, metavar="NAME", help=f"of distil: {[*STUDENTS]}"
+    )
     args = parser.parse_args()
     args.runs.mkdir(exist_ok=True)
     found = {"squad": squad, "distil": distil}[args.what](args)
