@@ -1,13 +1,13 @@
 """What training is worth: a model fine-tuned on SQuAD's pairs, and a student that learns from a teacher.
 
     python -m benchmarks.fine_tune squad --data DIR                  # fine-tuned against as it came
-    python -m benchmarks.fine_tune distil --data DIR --epochs 1      # taught by scores against taught by labels
+    python -m benchmarks.fine_tune distil --data DIR                 # taught by scores against taught by labels
 
 DIR holds squad_pairs.jsonl, lines of {"query": …, "positive": …}. A fifth of the pairs is held out by a hash, so that
 no text is on both sides. Each held-out question is asked among all sentences of the file, those of training included;
-the figure is the reciprocal rank of its sentence (0 beyond 10), compared question by question. The student has three of
-the model's layers; its teacher is what `squad` made. Runs are kept in runs/ and go on where they were interrupted; what
-is finished there is not trained again.
+the figure is the reciprocal rank of its sentence (0 beyond 10), compared question by question. A student has three of
+the model's layers; its teacher is the model fine-tuned on the same pairs. Runs are kept in runs/ and go on where they
+were interrupted; what is finished there is not trained again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -68,23 +69,21 @@ def squad(args: argparse.Namespace) -> dict[str, Any]:
     tuned = recipe(args, "squad", {"name": "info_nce", "same_texts": True}, 2e-5, others)
     model, summary = trained(tuned)
     examples, apart = read_data(tuned)
-    models = {"as it came": BiEncoder(MODEL), "fine-tuned": model}
+    models = {"as it came": [BiEncoder(MODEL)], "fine-tuned": [model]}
     return compared([*examples, *apart], apart, models, {"fine-tuned": summary})
 
 
 # What students were tried with, on the questions of `dev`: the loss with its options, and the learning rate.
 STUDENTS: dict[str, tuple[dict[str, Any], float]] = {
-    f"labels {rate:g}": ({"name": "info_nce", "same_texts": True}, rate) for rate in (5e-5, 1e-4, 3e-4)
+    f"labels {rate}": ({"name": "info_nce", "same_texts": True}, rate) for rate in (5e-5, 1e-4, 3e-4)
 }
 STUDENTS |= {
-    "scores 3e-4": ({"name": "score_distill", "scale": 5.0}, 3e-4),
-    "scores 8e-4": ({"name": "score_distill", "scale": 5.0}, 8e-4),
-    "scores at 2 8e-4": ({"name": "score_distill", "scale": 2.0}, 8e-4),
-    "scores and labels 3e-4": ({"name": "score_distill", "scale": 5.0, "label_weight": 0.25}, 3e-4),
-    "vectors 3e-4": ({"name": "embed_distill", "distance": "cosine"}, 3e-4),
-    "vectors 1e-3": ({"name": "embed_distill", "distance": "cosine"}, 1e-3),
-    "vectors and labels 3e-4": ({"name": "embed_distill", "distance": "cosine", "label_weight": 0.1}, 3e-4),
+    "scores 0.0003": ({"name": "score_distill", "scale": 5.0}, 3e-4),
+    "scores and labels 0.0003": ({"name": "score_distill", "scale": 5.0, "label_weight": 0.25}, 3e-4),
+    "vectors 0.0003": ({"name": "embed_distill", "distance": "cosine"}, 3e-4),
+    "vectors and labels 0.0003": ({"name": "embed_distill", "distance": "cosine", "label_weight": 0.1}, 3e-4),
 }
+CHOSEN = ["labels 0.0001", "scores 0.0003"]
 
 
 def distil(args: argparse.Namespace) -> dict[str, Any]:
@@ -98,24 +97,28 @@ def distil(args: argparse.Namespace) -> dict[str, Any]:
     begin = {"data": data, "seed": 1, "training": {"steps": 120, "batch_size": 64, "save_every": 50}}
     labels = {"name": "info_nce", "same_texts": True}
     teacher, _ = trained(recipe(args, "teacher", labels, 5e-5, begin, freeze_layers=2))
-    models, summaries = {}, {}
-    for name in args.students:
+    models: dict[str, list[BiEncoder]] = {}
+    summaries: dict[str, Any] = {}
+    for name, seed in product(args.students, args.seeds):
         loss, rate = STUDENTS[name]
         taught = {"teacher": str(args.runs / "teacher")} if loss["name"].endswith("_distill") else {}
-        wanted = recipe(args, f"{name} {args.seed}", loss, rate, begin | {"seed": args.seed}, layers=LAYERS, **taught)
-        models[name], summaries[name] = trained(wanted)
-    return compared(examples, dev if args.part == "dev" else test, models | {"teacher": teacher}, summaries)
+        wanted = recipe(args, f"{name}, {seed}", loss, rate, begin | {"seed": seed}, layers=LAYERS, **taught)
+        model, summaries[f"{name}, {seed}"] = trained(wanted)
+        models.setdefault(name, []).append(model)
+    return compared(examples, dev if args.part == "dev" else test, models | {"teacher": [teacher]}, summaries)
 
 
 def compared(
-    examples: Sequence[Example], asked: Sequence[Example], models: dict[str, BiEncoder], summaries: dict[str, Any]
+    examples: Sequence[Example], asked: Sequence[Example], models: dict[str, list[BiEncoder]], summaries: dict[str, Any]
 ) -> dict[str, Any]:
-    """Each model's figure, and the others against the first."""
+    """Each model's figure, the mean of its seeds question by question, and the others against the first."""
     sentences = list(dict.fromkeys(e.documents[0] for e in examples))
     ranks, comparisons = {}, {}
-    for name, model in models.items():
+    for name, seeds in models.items():
         say(f"asking {len(asked):,} questions: {name}")
-        ranks[name] = reciprocal_ranks(model, asked, sentences)
+        each = [reciprocal_ranks(model, asked, sentences) for model in seeds]
+        ranks[name] = np.mean(each, axis=0)
+        print(f"{name}: {', '.join(f'{r.mean():.4f}' for r in each)}")
     base, *others = models
     for name in others:
         comparisons[name] = paired_bootstrap(ranks[name], ranks[base], metric="mrr@10")
@@ -133,7 +136,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder with squad_pairs.jsonl")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     parser.add_argument("--epochs", type=float, default=2)
-    parser.add_argument("--seed", type=int, default=0, help="of squad's split, and of the order of the pairs")
+    parser.add_argument("--seed", type=int, default=0, help="of squad's split and order")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8], help="of distil: of the order of the pairs")
     parser.add_argument("--part", choices=["dev", "test"], default="test", help="of distil: whose questions are asked")
     parser.add_argument(
         "--students", nargs="+", choices=STUDENTS, default=CHOSEN, metavar="NAME", help=f"of distil: {[*STUDENTS]}"
