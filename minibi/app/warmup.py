@@ -97,14 +97,14 @@ def _words(texts: list[str], report: Callable[[str], object]) -> None:
 
 def _training(texts: list[str], report: Callable[[str], object]) -> None:
     from ..models.bi_encoder import BiEncoder
-    from ..nn.dropout import Dropout
+    from ..train.learners import Tower
     from ..train.model import Trainable
     from ..train.optimizer import AdamW, clip
 
     report("")
     model = Trainable(BiEncoder())
-    for dropout in (None, Dropout(0.1, 0.1)):
-        run = model.forward(model.batch([texts[1]] * 16), dropout)
+    for dropout in (0.0, 0.1):
+        run, _ = Tower(model, "", dropout=dropout).forward([texts[1]] * 16, seed=(0,))
         gradients = run.backward(np.ones_like(run.output))
     clip(gradients, 1.0)
     AdamW(model.parameters).step(gradients)
