@@ -2,12 +2,13 @@
 
     python -m benchmarks.training                # times in turns, and peak memory
     python -m benchmarks.training --threads 1 --rounds 15
+    python -m benchmarks.training --dropout 0.1  # of embeddings, attention weights and what each half of a block adds
     python -m benchmarks.training curves --data pairs.jsonl        # how the loss falls: see `curves`
 
 The loss is half the squared length of all vectors (mean-pooled, not normalized), so that nothing but the model takes
 time; both begin with the same weights, and the first loss and gradient norm are compared before anything is timed.
 Each contender has a process of its own; they take turns, step by step, and the ratio is the median over rounds.
-Dropout is off, AdamW decays matrices alone, every parameter is trained, the table of words included.
+Dropout is off unless asked for, AdamW decays matrices alone, every parameter is trained, the table of words included.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ TEXTS, LENGTH, RATE, DECAY = 32, 128, 2e-5, 0.01
 Step = Callable[[], tuple[float, float]]
 
 
-def ours() -> Step:
+def ours(dropout: float) -> Step:
     """minibi: a step that returns (loss, gradient norm)."""
     import numpy as np
 
+    from minibi.nn.dropout import Dropout
     from minibi.text.batches import Batch
     from minibi.train.model import Trainable
     from minibi.train.optimizer import AdamW, global_norm
@@ -45,7 +47,7 @@ def ours() -> Step:
     first: list[float] = []
 
     def step() -> tuple[float, float]:
-        run = model.forward(batch)
+        run = model.forward(batch, Dropout(dropout, dropout, (0, optimizer.steps)) if dropout else None)
         gradients = run.backward(run.output)
         if not first:
             first.append(global_norm(gradients))
@@ -55,14 +57,15 @@ def ours() -> Step:
     return step
 
 
-def torchs(threads: int) -> Step:
+def torchs(dropout: float, threads: int) -> Step:
     """torch with transformers' BertModel and its fused attention."""
     import torch
     from safetensors.torch import load_file
     from transformers import BertConfig, BertModel
 
     torch.set_num_threads(threads)
-    model = BertModel(BertConfig.from_pretrained(MODEL), add_pooling_layer=False).float().eval()
+    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    model = BertModel(BertConfig.from_pretrained(MODEL, **rates), add_pooling_layer=False).float().train(dropout > 0)
     tensors = {name: t.float() for name, t in load_file(MODEL / "model.safetensors").items()}
     missing, _ = model.load_state_dict(tensors, strict=False)
     if missing:
@@ -96,8 +99,9 @@ def _ids() -> list[list[int]]:
 class Child:
     """A contender in a process of its own, so that neither meets the other's threads, which may still be spinning."""
 
-    def __init__(self, name: str, threads: int):
-        command = [sys.executable, "-m", "benchmarks.training", "--child", name, "--threads", str(threads)]
+    def __init__(self, name: str, threads: int, dropout: float):
+        command = [sys.executable, "-m", "benchmarks.training", "--child", name]
+        command += ["--threads", str(threads), "--dropout", str(dropout)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.loss, self.norm = self.ask("step")[1:]
 
@@ -125,15 +129,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--child", choices=["minibi", "torch"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    limit_threads(arguments.threads)
+    threads, dropout = arguments.threads, arguments.dropout
+    limit_threads(threads)
     if arguments.child:
-        answer(ours() if arguments.child == "minibi" else torchs(arguments.threads))
+        answer(ours(dropout) if arguments.child == "minibi" else torchs(dropout, threads))
         return
-    children = {"minibi": Child("minibi", arguments.threads)}
+    children = {"minibi": Child("minibi", threads, dropout)}
     if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
-        children["torch"] = Child("torch", arguments.threads)
+        children["torch"] = Child("torch", threads, dropout)
     for name, child in children.items():
         say(f"{name}: first loss {child.loss:.6f}, gradient norm {child.norm:.6f}")
         child.ask("step")  # memory is laid out by now

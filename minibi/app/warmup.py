@@ -97,13 +97,15 @@ def _words(texts: list[str], report: Callable[[str], object]) -> None:
 
 def _training(texts: list[str], report: Callable[[str], object]) -> None:
     from ..models.bi_encoder import BiEncoder
+    from ..train.learners import Tower
     from ..train.model import Trainable
     from ..train.optimizer import AdamW, clip
 
     report("")
     model = Trainable(BiEncoder())
-    run = model.forward(model.batch([texts[1]] * 16))
-    gradients = run.backward(np.ones_like(run.output))
+    for dropout in (0.0, 0.1):
+        run, _ = Tower(model, "", dropout=dropout).forward([texts[1]] * 16, seed=(0,))
+        gradients = run.backward(np.ones_like(run.output))
     clip(gradients, 1.0)
     AdamW(model.parameters).step(gradients)
 

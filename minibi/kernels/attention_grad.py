@@ -3,6 +3,9 @@
 For each text and head, a block of queries at a time: scores and softmax once more (P), dP = dO V^T, from both
 dS = P (dP - sum(P dP)) / sqrt(D), and from these dQ = dS K, dK += dS^T Q, dV += P^T dO. The six products run on the
 tiles of `matmul` and `matmul_grad`. (Recomputing P by blocks: Dao et al. 2022, FlashAttention.)
+
+With dropout, weights are dropped after the softmax, as the rows of token, then head, and dropped once more on the way
+back: out = (P kept) V, so dP = dO V^T kept and dV += (P kept)^T dO.
 """
 
 from __future__ import annotations
@@ -18,11 +21,13 @@ from .attention import (
     _pack_keys,
     _pack_values,
     copy_block,
+    divide_block,
     scores_of,
     softmax_rows,
     weigh_values,
 )  # fmt: skip
 from .cache import inline, kernel
+from .dropout import drop_rows_at
 from .matmul import ADDRESS, PANEL, ROWS, row_addresses
 from .simd import LANES, Loop, f32, i64
 
@@ -105,12 +110,46 @@ def _add_outer(weights, padded, count, length, rows, stride, width, panel, out, 
 
 
 @kernel
-def attend_grad(dout, q, k, v, starts, scale, scratch, dq, dk, dv):
-    """dq, dk, dv of `attention.attend`, all [T, H, D], D a multiple of VALUE_PANEL; each may be part of a wider array.
+def attend_dropped(q, k, v, starts, scale, token, place, scratch, out):
+    """`attention.attend` with dropout (`place`: see `dropout`) of texts that begin with token `token` of theirs.
 
-    dout [T, H, D]. scratch: `scratch_floats` of the longest text, of this thread alone.
+    All [T, H, D], D a multiple of VALUE_PANEL. scratch: `scratch_floats` of the longest text, of this thread alone.
     """
     heads, width = q.shape[1], q.shape[2]
+    factor = np.float32(scale * 1.4426950408889634)
+    sums = np.empty(ROWS, np.float32)
+    for text in range(starts.size - 1):
+        first, length = starts[text], starts[text + 1] - starts[text]
+        padded = (length + PANEL - 1) // PANEL * PANEL
+        keys = (scratch.ctypes.data + 63) // 64 * 64
+        values, scores = keys + 4 * padded * width, keys + 8 * padded * width
+        for head in range(heads):
+            at = 4 * head * width
+            _pack_keys(k.ctypes.data + k.strides[0] * first + at, k.strides[0], length, width, keys)
+            _pack_values(v.ctypes.data + v.strides[0] * first + at, v.strides[0], length, width, values)
+            for i in range(0, length, ROWS):
+                rows = min(ROWS, length - i)
+                row = q.ctypes.data + q.strides[0] * (first + i) + at
+                done = out.ctypes.data + out.strides[0] * (first + i) + at
+                scores_of(row, q.strides[0], rows, keys, length, width, scores, padded)
+                softmax_rows(scores, 4 * padded, length, factor, sums.ctypes.data)
+                number = heads * (place[3] + token + first + i) + head
+                drop_rows_at(scores, 4 * padded, length, rows, number, heads, place)
+                for block in range(0, width, VALUE_PANEL):
+                    at_block, there = values + 4 * block * length, done + 4 * block
+                    weigh_values(scores, 4 * padded, at_block, length, there, out.strides[0], rows, at_block, 0)
+                for r in range(rows):
+                    divide_block(done + out.strides[0] * r, width, sums[r], done + out.strides[0] * r)
+
+
+@kernel
+def attend_grad(dout, q, k, v, starts, scale, token, place, scratch, dq, dk, dv):
+    """dq, dk, dv of `attention.attend`, all [T, H, D], D a multiple of VALUE_PANEL; each may be part of a wider array.
+
+    dout [T, H, D]. token, place: as in `attend_dropped`. scratch: `scratch_floats` of the longest text, of this thread.
+    """
+    heads, width = q.shape[1], q.shape[2]
+    drops = place[1] > 0
     factor = np.float32(scale * 1.4426950408889634)
     for text in range(starts.size - 1):
         first, length = starts[text], starts[text + 1] - starts[text]
@@ -140,7 +179,12 @@ def attend_grad(dout, q, k, v, starts, scale, scratch, dq, dk, dv):
                     scores_of(q_at + q.strides[0] * i, q.strides[0], rows, keys, length, width, pi, padded)
                     softmax_rows(pi, 4 * padded, length, factor, sums)
                     scores_of(d_at + dout.strides[0] * i, dout.strides[0], rows, values, length, width, di, padded)
+                    number = heads * (place[3] + token + first + begin + i) + head
+                    if drops:
+                        drop_rows_at(di, 4 * padded, length, rows, number, heads, place)
                     softmax_grad_rows(pi, di, 4 * padded, length, sums, scale)
+                    if drops:
+                        drop_rows_at(pi, 4 * padded, length, rows, number, heads, place)
                     for block in range(0, width, VALUE_PANEL):
                         panel_at, out = key_rows + 4 * block * length, dq_at + dq.strides[0] * i + 4 * block
                         weigh_values(di, 4 * padded, panel_at, length, out, dq.strides[0], rows, panel_at, 0)

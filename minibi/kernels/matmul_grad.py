@@ -43,12 +43,13 @@ def _run_sums(e, count, sums, rows, row_step, panel, each):
             step = e.add(first, loop.index)
             each(step)
             here, at = e.add(panel, e.mul(step, i64(WIDTH))), e.mul(step, row_step)
-            numbers, sums = [e.add(row, at) for row in rows], loop.carried
+            numbers, sums = [e.add(row, at) for row in rows], list(loop.carried)
             for u in range(steps):
                 columns = [simd.load(e, here, WIDTH * u + 64 * j) for j in range(VECTORS)]
-                factors = [simd.broadcast(e, e.add(number, offsets[u])) for number in numbers]
-                pairs = [(x, y) for x in factors for y in columns]
-                sums = [x.fma(y, total) for (x, y), total in zip(pairs, sums, strict=True)]
+                for i, number in enumerate(numbers):
+                    x = simd.broadcast(e, e.add(number, offsets[u]))
+                    for j, y in enumerate(columns):
+                        sums[i * VECTORS + j] = x.fma(y, sums[i * VECTORS + j])
             loop.next(*sums)
         sums = loop.results
     return sums

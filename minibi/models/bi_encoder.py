@@ -81,7 +81,8 @@ class BiEncoder:
         self.default_prompt_name = default_prompt_name or default
         choose(self.prompts, self.default_prompt_name, None, None)  # complains now rather than at every text
         self.similarity_fn_name = raw.get("similarity_fn_name") or "cosine"
-        self.tower, self._document_fingerprint = raw.get("tower"), raw.get("document_fingerprint")
+        self.tower, known = raw.get("tower"), raw.get("document_fingerprint") or {}
+        self._document_fingerprints = known if isinstance(known, dict) else {"float32": str(known)}
         self.truncate_dim = truncate_dim
         self._check_width(truncate_dim)
 
@@ -124,10 +125,11 @@ class BiEncoder:
     @property
     def space(self) -> str:
         """The fingerprint of the vectors that this encoder's queries are to be compared with: its own, but of a query
-        tower that of its document tower."""
-        if self._document_fingerprint is None:
+        tower that of its document tower with the same `compute`."""
+        if not self._document_fingerprints:
             return self.fingerprint
-        return self._document_fingerprint + (f"/{self.truncate_dim}" if self.truncate_dim else "")
+        found = self._document_fingerprints.get(self.compute, f"unknown in {self.compute}")
+        return found + (f"/{self.truncate_dim}" if self.truncate_dim else "")
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Towers:
     def __init__(self, query: BiEncoder, document: BiEncoder, folder: str | Path | None = None):
         if query.dim != document.dim:
             raise InputError(f"the towers' vectors have {query.dim} and {document.dim} components: take a pair")
-        if query.space != document.space and query.space != document.fingerprint_of("float32"):
+        if query.space not in (document.space, document.fingerprint_of(query.compute)):
             raise InputError(f"{query.name!r} was not trained with the document tower {document.name!r}: take a pair")
         self.query, self.document = query, document
         self.folder = Path(folder) if folder is not None else document.folder
@@ -100,7 +100,8 @@ def save_towers(target: Path) -> None:
     Raises ModelError if one of them is no encoder.
     """
     document = BiEncoder(target / "document")
-    write_settings(target / "query", tower="query", document_fingerprint=document.fingerprint)
+    fingerprints = {compute: document.fingerprint_of(compute) for compute in ("float32", "int8")}
+    write_settings(target / "query", tower="query", document_fingerprint=fingerprints)
     types: dict[str, str] = {}
     structure: dict[str, list[str]] = {}
     for side in SIDES:

@@ -31,6 +31,7 @@ class Drop:
 
     rate: float
     key: int  # 32 bits
+    first: int = 0  # the number of the first row: that of a token or text in its batch
 
     @property
     def threshold(self) -> np.uint32:
@@ -49,26 +50,31 @@ class Drop:
 
 def dropped(x: Array, drop: Drop | None) -> Array:
     """x [T, C] with elements dropped and the others scaled up to keep the mean; as it is without a `drop`."""
-    return x if drop is None else x * drop.factors(np.arange(len(x)), x.shape[1], x.dtype)
+    return x if drop is None else x * drop.factors(drop.first + np.arange(len(x)), x.shape[1], x.dtype)
 
 
 @dataclass(frozen=True)
 class Dropout:
-    """How much is dropped in one pass through a model. seed: whole numbers, such as (run, step)."""
+    """How much is dropped in one pass through a model. seed: whole numbers, such as (run, step).
+
+    begins: where a part of a batch begins in it, for arrays of so many rows: (tokens of the part, tokens before it) and
+    (texts of the part, texts before it), so that a batch loses the same elements however it is cut.
+    """
 
     hidden: float = 0.0  # of embeddings and of what each half of a block adds
     attention: float = 0.0  # of attention weights
     seed: tuple[int, ...] = (0,)
+    begins: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("hidden", "attention"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"dropout ({name}) must be at least 0 and below 1, not {getattr(self, name)}")
 
-    def place(self, number: int, rate: float) -> Drop | None:
-        """The mask of the place of that number in the model; None where nothing is dropped."""
+    def place(self, number: int, rate: float, rows: int = 0) -> Drop | None:
+        """The mask of the place of that number in the model, where arrays have so many rows; None: nothing drops."""
         key = np.zeros(1, np.uint32)
         for part in (*self.seed, number):
             for word in (part & 0xFFFFFFFF, part >> 32 & 0xFFFFFFFF):
                 key = mix(key + np.uint32(word) + np.uint32(0x9E3779B9))
-        return Drop(rate, int(key[0])) if rate else None
+        return Drop(rate, int(key[0]), dict(self.begins).get(rows, 0)) if rate else None

@@ -3,7 +3,7 @@
 Weights are views [K, N] of matrices as they are stored, since they change at every step; they are packed at each use.
 KEEP has the verbs that remember, for their gradient, what would be dear to compute again. Every sum runs in an order
 that depends on the shapes alone, so the bits do not depend on the number of threads. What the kernels do not cover
-(widths that are no multiple of their panels, dropout, small heads) is left to `plain`.
+(widths that are no multiple of their panels, small heads) is left to `plain`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..kernels import attention, attention_grad, matmul_grad, norm_grad
+from ..kernels import dropout as dropping
 from ..kernels.attention import VALUE_PANEL
 from ..kernels.matmul import PANEL
 from ..kernels.norm_grad import CHUNK
 from ..shapes import Floats, Ints
 from ..threads import parallel_ranges
 from . import plain
+from .dropout import Drop
 from .memory import empty
 from .plain import ALL
 
@@ -37,6 +39,13 @@ def _covered(x: Floats, w: Floats) -> bool:
     """Whether the kernels take these widths; few rows are quicker without them."""
     k, n = w.shape
     return len(x) >= 2 * CHUNK and k % PANEL == 0 and n % PANEL == 0 and k % 16 == 0 and w.flags.f_contiguous
+
+
+def _place(drop: Drop | None) -> dropping.Place:
+    """A place of dropout as kernels take it."""
+    if drop is None:
+        return dropping.NOTHING
+    return drop.key, int(drop.threshold), np.float32(1 / (1 - drop.rate)), drop.first
 
 
 def _chunks(work: Callable[[int, int, int], object], rows: int) -> int:
@@ -142,30 +151,34 @@ def linear_gelu_grad(
 
 
 def linear_add_norm_keep(
-    x: Floats, residual: Floats, w: Floats, b: Floats, *norm: Any, drop: Any = None
-) -> tuple[Floats, Floats | None]:
+    x: Floats, residual: Floats, w: Floats, b: Floats, *norm: Any, drop: Drop | None = None
+) -> tuple[Floats, tuple | None]:
     """The result, and what `norm_grad` wants: rows normalized, and 1 / their deviations."""
-    if drop is not None or not _covered(x, w):
+    if not _covered(x, w):
         return plain.linear_add_norm(x, residual, w, b, *norm, drop=drop), None
-    gamma, beta, eps = norm
+    (gamma, beta, eps), place = norm, _place(drop)
     panels, total, out = _panels(w), empty(residual.shape), empty(residual.shape)
     inverse = np.empty(len(x), np.float32)
 
     def work(_: int, s: int, e: int) -> None:
-        _multiply(x[s:e], panels, b, matmul_grad.RESIDUAL, total[s:e], residual[s:e])
+        if drop is None:
+            _multiply(x[s:e], panels, b, matmul_grad.RESIDUAL, total[s:e], residual[s:e])
+        else:
+            _multiply(x[s:e], panels, b, matmul_grad.BIAS, total[s:e])
+            dropping.drop_rows_add(total[s:e], s, place, residual[s:e])
         norm_grad.norm(total[s:e], gamma, beta, np.float32(eps), inverse[s:e], out[s:e])
 
     _chunks(work, len(x))
     return out, (total, inverse)
 
 
-def linear_add_norm(x: Floats, residual: Floats, w: Floats, b: Floats, *norm: Any, drop: Any = None) -> Floats:
+def linear_add_norm(x: Floats, residual: Floats, w: Floats, b: Floats, *norm: Any, drop: Drop | None = None) -> Floats:
     return linear_add_norm_keep(x, residual, w, b, *norm, drop=drop)[0]
 
 
 def linear_add_norm_grad(
     dy: Floats, x: Floats, residual: Floats, w: Floats, b: Floats, *norm: Any,
-    drop: Any = None, wanted: Sequence[bool] = ALL, kept: Floats | None = None, slope: Floats | None = None,
+    drop: Drop | None = None, wanted: Sequence[bool] = ALL, kept: tuple | None = None, slope: Floats | None = None,
 ) -> tuple:  # fmt: skip
     """slope: what the gradient of x is multiplied by."""
     if kept is None:
@@ -175,15 +188,18 @@ def linear_add_norm_grad(
     dtotal, sums = empty(normal.shape), np.empty((-(-len(x) // CHUNK), 2, normal.shape[1]), np.float32)
     panels, zero = _stored_panels(w) if wanted[0] else None, np.zeros(len(w), np.float32)
     dx = empty(x.shape) if wanted[0] else None
+    dlinear, place = dtotal if drop is None else empty(normal.shape), _place(drop)
 
     def work(i: int, s: int, e: int) -> None:
         norm_grad.norm_grad(dy[s:e], normal[s:e], inverse[s:e], gamma, dtotal[s:e], sums[i])
+        if drop is not None:
+            dropping.drop_rows(dtotal[s:e], s, place, dlinear[s:e])
         if panels is not None and dx is not None:
             kind, factor = (matmul_grad.BIAS, None) if slope is None else (matmul_grad.TIMES, slope[s:e])
-            _multiply(dtotal[s:e], panels, zero, kind, dx[s:e], factor)
+            _multiply(dlinear[s:e], panels, zero, kind, dx[s:e], factor)
 
     _chunks(work, len(x))
-    dw, db = _weight_grad(dtotal, x) if wanted[2] else (None, dtotal.sum(axis=0) if wanted[3] else None)
+    dw, db = _weight_grad(dlinear, x) if wanted[2] else (None, dlinear.sum(axis=0) if wanted[3] else None)
     return dx, dtotal, dw, db, *sums.sum(axis=0)
 
 
@@ -220,71 +236,99 @@ def _texts(work: Callable[[int, int], object], starts: Ints) -> None:
     parallel_ranges(some, int(starts[-1]))
 
 
-def attend(q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False, drop: Any = None) -> Floats:
-    if first_only or drop is not None or q.shape[2] % VALUE_PANEL:
+def _scratch_floats(q: Floats, starts: Ints) -> int:
+    return attention_grad.scratch_floats(int(np.diff(starts).max(initial=1)), q.shape[2])
+
+
+def attend(q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False, drop: Drop | None = None) -> Floats:
+    if q.shape[2] % VALUE_PANEL:
         return plain.attend(q, k, v, starts, first_only, drop)
+    if first_only:
+        return first_rows(attend(q, k, v, starts, drop=drop), starts)
     out, scale = empty(q.shape), np.float32(1 / math.sqrt(q.shape[2]))
+    size, place = _scratch_floats(q, starts), _place(drop)
 
     def work(i: int, j: int) -> None:
         s, e = starts[i], starts[j]
-        attention.attend(q[s:e], k[s:e], v[s:e], starts[i : j + 1] - s, scale, False, out[s:e])
+        bounds = starts[i : j + 1] - s
+        if drop is None:
+            attention.attend(q[s:e], k[s:e], v[s:e], bounds, scale, False, out[s:e])
+        else:
+            attention_grad.attend_dropped(
+                q[s:e], k[s:e], v[s:e], bounds, scale, int(s), place, empty((size,)), out[s:e]
+            )
 
     _texts(work, starts)
     return out.reshape(len(q), -1)
 
 
 def attend_grad(
-    dy: Floats, q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False, drop: Any = None
+    dy: Floats, q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False, drop: Drop | None = None
 ) -> tuple[Floats, Floats, Floats]:
-    if first_only or drop is not None or q.shape[2] % VALUE_PANEL:
+    if q.shape[2] % VALUE_PANEL:
         return plain.attend_grad(dy, q, k, v, starts, first_only, drop)
     t, heads, width = q.shape
+    if first_only:
+        (dy,) = plain.first_rows_grad(dy, q.reshape(t, -1), starts)  # (B, C) -> (T, C)
     d, dout = empty((t, 3, heads, width)), dy.reshape(q.shape)
-    longest, scale = int(np.diff(starts).max(initial=1)), np.float32(1 / math.sqrt(width))
+    size, scale, place = _scratch_floats(q, starts), np.float32(1 / math.sqrt(width)), _place(drop)
 
     def work(i: int, j: int) -> None:
-        scratch, s, e = empty((attention_grad.scratch_floats(longest, width),)), starts[i], starts[j]
-        parts = (d[s:e, 0], d[s:e, 1], d[s:e, 2])
-        attention_grad.attend_grad(dout[s:e], q[s:e], k[s:e], v[s:e], starts[i : j + 1] - s, scale, scratch, *parts)
+        scratch, s, e = empty((size,)), starts[i], starts[j]
+        args = (dout[s:e], q[s:e], k[s:e], v[s:e], starts[i : j + 1] - s, scale, int(s), place, scratch)
+        attention_grad.attend_grad(*args, d[s:e, 0], d[s:e, 1], d[s:e, 2])
 
     _texts(work, starts)
     return d[:, 0], d[:, 1], d[:, 2]
 
 
 def embed_keep(
-    ids: Ints, types: Ints, positions: Ints, word: Any, position: Any, token_type: Any, *norm: Any, drop: Any = None
-) -> tuple[Floats, Floats | None]:
+    ids: Ints,
+    types: Ints,
+    positions: Ints,
+    word: Any,
+    position: Any,
+    token_type: Any,
+    *norm: Any,
+    drop: Drop | None = None,
+) -> tuple[Floats, tuple | None]:
     """The result, and what `norm_grad` wants."""
-    if drop is not None or position.shape[1] % 16:
+    if position.shape[1] % 16:
         return plain.embed(ids, types, positions, word, position, token_type, *norm, drop=drop), None
-    gamma, beta, eps = norm
+    (gamma, beta, eps), place = norm, _place(drop)
     total, out = empty((len(ids), position.shape[1])), empty((len(ids), position.shape[1]))
     inverse = np.empty(len(ids), np.float32)
 
     def work(_: int, s: int, e: int) -> None:
         norm_grad.embed(ids[s:e], types[s:e], positions[s:e], word, position, token_type, total[s:e])
         norm_grad.norm(total[s:e], gamma, beta, np.float32(eps), inverse[s:e], out[s:e])
+        if drop is not None:
+            dropping.drop_rows(out[s:e], s, place, out[s:e])
 
     _chunks(work, len(ids))
     return out, (total, inverse)
 
 
-def embed(*args: Any, drop: Any = None) -> Floats:
+def embed(*args: Any, drop: Drop | None = None) -> Floats:
     return embed_keep(*args, drop=drop)[0]
 
 
 def embed_grad(
     dy: Floats, ids: Ints, types: Ints, positions: Ints, word: Any, position: Any, token_type: Any, *norm: Any,
-    drop: Any = None, wanted: Sequence[bool] = ALL, kept: Floats | None = None,
+    drop: Drop | None = None, wanted: Sequence[bool] = ALL, kept: tuple | None = None,
 ) -> tuple:  # fmt: skip
     if kept is None:
         args = (ids, types, positions, word, position, token_type)
         return plain.embed_grad(dy, *args, *norm, drop=drop, wanted=wanted)
-    (normal, inverse), gamma = kept, norm[0]
+    (normal, inverse), gamma, place = kept, norm[0], _place(drop)
     dtotal, sums = empty(normal.shape), np.empty((-(-len(ids) // CHUNK), 2, normal.shape[1]), np.float32)
 
     def work(i: int, s: int, e: int) -> None:
-        norm_grad.norm_grad(dy[s:e], normal[s:e], inverse[s:e], gamma, dtotal[s:e], sums[i])
+        given = dy[s:e]
+        if drop is not None:
+            given = dtotal[s:e]  # until it is overwritten, row by row
+            dropping.drop_rows(dy[s:e], s, place, given)
+        norm_grad.norm_grad(given, normal[s:e], inverse[s:e], gamma, dtotal[s:e], sums[i])
 
     _chunks(work, len(ids))
     tables: list[Floats | None] = []

@@ -320,7 +320,7 @@ def _kept(s: int, e: int, heads: int, dtype: Any, drop: Drop | None) -> Any:
     """The factors of one text's attention weights, [H, S, S], or 1."""
     if drop is None:
         return 1
-    rows = np.arange(s, e) * heads + np.arange(heads)[:, None]  # (H, S)
+    rows = (drop.first + np.arange(s, e)) * heads + np.arange(heads)[:, None]  # (H, S)
     return drop.factors(rows, e - s, dtype)
 
 

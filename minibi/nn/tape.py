@@ -70,7 +70,8 @@ class Tape:
     def _call(self, verb: str, *args: Any, **options: Any) -> Any:
         if self._dropout is not None and verb in _DROPS:
             self._places += 1
-            options["drop"] = self._dropout.place(self._places, getattr(self._dropout, _DROPS[verb]))
+            rate = getattr(self._dropout, _DROPS[verb])
+            options["drop"] = self._dropout.place(self._places, rate, len(args[0]))
         wanted = tuple(id(a) in self._arrays for a in args)
         keep = getattr(self._ops, "KEEP", {}).get(verb) if any(wanted) else None
         if keep is None:

@@ -251,16 +251,23 @@ class Batches:
     """Endless batches of examples, shuffled anew each epoch, no text twice in a batch.
 
     In-batch negatives are wrong where a text occurs twice, so an example waits for the next batch that is free of its
-    texts. Nothing is lost by that, but the last batches of an epoch are small if one text is very frequent; drop_last
-    leaves those out. All follows from the state (seed, epoch, batch), the place of the next batch: set it to resume.
+    texts. Nothing is lost by that, but the last batches of an epoch are small if one text is very frequent. Batches of
+    fewer than `least` examples, which teach nothing where examples are each other's negatives, are left out; with
+    drop_last, all that are not full. All follows from the state (seed, epoch, batch), the place of the next batch: set
+    it to resume.
     """
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, *, seed: int = 0, drop_last: bool = False):
+    def __init__(
+        self, examples: Sequence[Example], batch_size: int, *, seed: int = 0, drop_last: bool = False, least: int = 1
+    ):
         if not examples:
             raise InputError("no examples to make batches of")
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise InputError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
-        self.examples, self.batch_size, self.drop_last = list(examples), batch_size, drop_last
+        if batch_size < least:
+            raise InputError(f"batch_size is {batch_size}, but in a batch examples learn from others: make it {least}")
+        self.examples, self.batch_size = list(examples), batch_size
+        self.least = batch_size if drop_last else least
         number: dict[str, int] = {}
         self._texts = [tuple({number.setdefault(t, len(number)) for t in e.texts}) for e in self.examples]
         self._distinct = len(number)
@@ -272,7 +279,7 @@ class Batches:
             seed, epoch, batch = self.state
             plan = self.plan(epoch)
             if not plan:
-                raise InputError(f"no batch of {self.batch_size} examples without duplicate texts: lower batch_size")
+                raise InputError(f"no batch has {self.least} examples that share no text: lower batch_size")
             if batch >= len(plan):
                 self.state = (seed, epoch + 1, 0)
                 continue
@@ -322,4 +329,4 @@ class Batches:
                 room[b] = b + 1
             for t in self._texts[i]:
                 after[t] = b + 1
-        return [b for b in batches if len(b) == self.batch_size] if self.drop_last else batches
+        return [b for b in batches if len(b) >= self.least]

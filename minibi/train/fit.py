@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from ..store.files import locked
 from .checkpoint import Progress, digest_of, flat
 from .data import Batches, Example
 from .journal import Evaluate, Journal, Report
@@ -49,39 +50,40 @@ def fit(
     evaluate: called with the learner before the first step, every training.evaluate_every steps and after the last; its
     first metric is the one that training.keep_best goes by. Ctrl-C finishes the step, writes a checkpoint and raises
     KeyboardInterrupt; a second one does not wait. Raises InputError for examples that the learner cannot use and for
-    a folder that holds another run's checkpoint, ModelError if the loss is no longer finite.
+    a folder that holds another run's checkpoint or is in use, ModelError if the loss is no longer finite.
     """
-    learner.check(examples)
+    least = learner.check(examples)
     betas = training.betas[0], training.betas[1]
     optimizer = AdamW(learner.trainable, training.learning_rate, betas, training.eps, training.weight_decay)
-    batches = Batches(examples, training.batch_size, seed=seed)
+    batches = Batches(examples, training.batch_size, seed=seed, drop_last=training.drop_last, least=least)
     clock = Clock(training, batches)
     journal = Journal(Path(folder), learner, optimizer, training, evaluate)
-    now = journal.open(Progress(batch=batches.state), identity_of(learner, examples, training, seed))
-    batches.state = now.batch
     feed = iter(batches)
-    with _bar(clock.steps, now.step, show_progress_bar) as bar, stop_signal() as stopped:
-        while not clock.over(now):
-            start = time.perf_counter()
+    with locked(journal.folder, "train into another folder"):
+        now = journal.open(Progress(batch=batches.state), identity_of(learner, examples, training, seed))
+        batches.state = now.batch
+        with _bar(clock.steps, now.step, show_progress_bar) as bar, stop_signal() as stopped:
+            while not clock.over(now):
+                start = time.perf_counter()
 
-            done = mean_gradients(learner, islice(feed, training.accumulate), (seed, now.step))
-            norm = clip(done.gradients, training.max_grad_norm or math.inf)
-            rate = clock.rate(now)
-            optimizer.step(done.gradients, rate)
-            learner.after_step()
+                done = mean_gradients(learner, islice(feed, training.accumulate), (seed, now.step))
+                norm = clip(done.gradients, training.max_grad_norm or math.inf)
+                rate = clock.rate(now)
+                optimizer.step(done.gradients, rate)
+                learner.after_step()
 
-            seconds = time.perf_counter() - start
-            now.step, now.batch = now.step + 1, batches.state
-            now.seconds, now.tokens = now.seconds + seconds, now.tokens + done.tokens
-            over = clock.over(now)
-            journal.note(done, norm, rate, seconds, batches.epochs, over)
-            journal.save(always=over or stopped())
-            bar.update()
-            bar.set_postfix(loss=f"{done.loss:.4f}", tokens_per_s=f"{done.tokens / seconds:,.0f}")
-            if stopped() and not over:
-                raise KeyboardInterrupt(f"stopped after step {now.step}: repeat the same to go on from {folder}")
-    journal.restore_best()
-    return journal.report()
+                seconds = time.perf_counter() - start
+                now.step, now.batch = now.step + 1, batches.state
+                now.seconds, now.tokens = now.seconds + seconds, now.tokens + done.tokens
+                over = clock.over(now)
+                journal.note(done, norm, rate, seconds, batches.epochs, over)
+                journal.save(always=over or stopped())
+                bar.update()
+                bar.set_postfix(loss=f"{done.loss:.4f}", tokens_per_s=f"{done.tokens / seconds:,.0f}")
+                if stopped() and not over:
+                    raise KeyboardInterrupt(f"stopped after step {now.step}: repeat the same to go on from {folder}")
+        journal.restore_best()
+        return journal.report()
 
 
 # --- the parts --------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from ..models.late_interaction import FirstKeys, LateInteraction
 from ..models.modules import Dense
 from ..nn.tape import Tape
 from ..text.batches import Batch, pack
+from ..text.tokenizer import Truncation
 from .model import Arrays, Trainable
 
 
@@ -31,9 +32,9 @@ class TrainableLate(Trainable):
     def _dense(self) -> list[Dense]:
         return list(self.encoder._steps)
 
-    def tokens(self, texts: Sequence[str], document: bool) -> Batch:
+    def tokens(self, texts: Sequence[str], document: bool, truncation: Truncation = "silent") -> Batch:
         """A packed batch, markers and fillers included; its types are 1 where a token merely fills up."""
-        tokens = self.encoder._tokens(list(texts), document, "silent")
+        tokens = self.encoder._tokens(list(texts), document, truncation)
         return pack([ids for ids, _ in tokens], [fillers for _, fillers in tokens])
 
     def kept(self, batch: Batch, document: bool) -> NDArray[np.bool_]:

@@ -26,10 +26,12 @@ from ..models.prompts import DOCUMENT_NAMES, QUERY_NAMES, choose, first_of
 from ..models.surgery import write_settings
 from ..models.towers import copy_encoder, save_towers
 from ..nn.dropout import Dropout
+from ..text.tokenizer import Truncation
 from .data import Example
 from .losses import grad_cache
 from .model import Run, Trainable
 from .objective import Objective
+from .score_objective import ScoreObjective
 
 Arrays = dict[str, NDArray]
 CACHE = 1 << 28  # numbers of a frozen encoder's vectors that are kept: 1 GB
@@ -49,8 +51,11 @@ class Learner(Protocol):
 
     trainable: Mapping[str, NDArray]
 
-    def check(self, examples: Sequence[Example]) -> None:
-        """Raises InputError if these examples cannot be learned from."""
+    def check(self, examples: Sequence[Example]) -> int:
+        """How many examples a batch needs for anything to be learned from it. Raises InputError if these cannot be."""
+
+    def read(self, examples: Sequence[Example], truncation: Truncation) -> None:
+        """Tokenizes texts as training does; the Tokenizer warns of those that are cut, or refuses them."""
 
     def gradients(self, batch: Sequence[Example], seed: tuple[int, ...]) -> Done: ...
 
@@ -74,6 +79,15 @@ def accumulate(total: Arrays, gradients: Mapping[str, NDArray]) -> None:
             total[name] += gradient
         else:
             total[name] = gradient
+
+
+def least(objective: Objective | ScoreObjective, examples: Sequence[Example]) -> int:
+    """How many examples a batch needs: two where they are each other's negatives, and have none of their own."""
+    return 2 if objective.check(examples) == 1 and objective.in_batch else 1
+
+
+def documents_of(examples: Sequence[Example]) -> list[str]:
+    return [document for example in examples for document in example.documents]
 
 
 # --- one side of a bi-encoder -----------------------------------------------------------------------------------------
@@ -179,8 +193,12 @@ class EmbeddingLearner:
         if not self.trainable:
             raise InputError("all parameters are frozen: leave some to be trained")
 
-    def check(self, examples: Sequence[Example]) -> None:
-        self.objective.check(examples)
+    def check(self, examples: Sequence[Example]) -> int:
+        return least(self.objective, examples)
+
+    def read(self, examples: Sequence[Example], truncation: Truncation) -> None:
+        for side, texts in ((self.query, [e.query for e in examples]), (self.document, documents_of(examples))):
+            side.encoder.tokenizer.encode([side.prompt + text for text in texts], truncation)
 
     def gradients(self, batch: Sequence[Example], seed: tuple[int, ...]) -> Done:
         columns = self.objective.columns(batch)

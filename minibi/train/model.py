@@ -174,8 +174,11 @@ class Trainable:
 
         def some(first: int, last: int) -> None:
             for i in range(first, last):
-                own = dropout if i == 0 or dropout is None else replace(dropout, seed=(*dropout.seed, i))
-                parts[i] = self._pass(_texts(batch, cuts[i], cuts[i + 1]), own, prompt_tokens)
+                part, own = _texts(batch, cuts[i], cuts[i + 1]), dropout
+                if dropout is not None:
+                    begins = (len(part.ids), int(batch.starts[cuts[i]])), (len(part), cuts[i])
+                    own = replace(dropout, begins=begins)
+                parts[i] = self._pass(part, own, prompt_tokens)
 
         parallel_ranges(some, len(parts))
         output = np.concatenate([part.output for part in parts])

@@ -44,6 +44,7 @@ LOSSES: dict[str, tuple[LossFunction, str, str]] = {  # name -> function, the ex
     "rank_net": (losses.rank_net, SCORED_LISTS, "labels"),
 }
 GIVEN = {"labels", "teacher", "targets", "masks", "starts"}  # by the batch, not by the recipe
+MINE = "mine hard negatives first (minibi.train.mining)"
 LOG_SCALE = float(np.log(1 / 0.07))
 
 
@@ -61,6 +62,11 @@ class Objective:
     width: int = 2  # the least number of components that the loss can be tried on
     settings: tuple[str, ...] = ()  # what it was made of, as texts
     wants_teacher: bool = False  # the teacher's vectors of all columns, as teacher=
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether each query is compared with the documents of all."""
+        return self.name.startswith("info_nce") or self.name == "score_distill"
 
     def check(self, examples: Sequence[Example]) -> int:
         """The number of documents of each example. Raises InputError if the examples do not suit this loss."""
@@ -80,7 +86,8 @@ class Objective:
         least = 2 if self.needs == SCORED_LISTS and self.name != "mse" else 1
         if count != wanted or count < least:
             wanted_text = f"{wanted}" if self.documents else f"at least {least}"
-            raise InputError(f"{self.name} needs {wanted_text} documents for each query, but the examples have {count}")
+            fix = f": {MINE}" if count < (least if scored else wanted) else ""
+            raise InputError(f"{self.name} needs {wanted_text} documents a query, the examples have {count}{fix}")
         if scored:
             for first in range(0, len(examples), 1000):  # now, not in the middle of an epoch
                 self.attempt(examples[first : first + 1000])
@@ -121,8 +128,9 @@ def make_objective(
     """The loss `name` of LOSSES with its keyword options; dims, weights: Matryoshka, at these widths.
 
     Further options: same_texts = true masks texts that are known to match (the info_nce family, whose batches may then
-    hold a text twice); similarity is also understood by losses of scored lists ("dot" by default). InputError for an
-    unknown name or option, and for values the loss refuses: it is tried on two rows.
+    hold a text twice); similarity is also understood by losses of scored lists ("dot" by default); label_weight adds so
+    much of info_nce, at label_scale, to a teacher's loss. InputError for an unknown name or option, and for values the
+    loss refuses: it is tried on two rows.
     """
     options = dict(options or {})
     settings = (repr(sorted(options.items())), repr((*dims,)), repr(weights and (*weights,)))
@@ -135,6 +143,7 @@ def make_objective(
     known = [p.name for p in inspect.signature(function).parameters.values() if p.kind is kinds and p.name not in GIVEN]
     known += ["same_texts"] if name.startswith("info_nce") else []
     known += ["similarity"] if needs == SCORED_LISTS else []
+    known += ["label_weight", "label_scale"] if name.endswith("_distill") else []
     for option in options:
         if option not in known:
             raise InputError(f"{name} has no option {option!r}{nearest(option, known)}: it knows {', '.join(known)}")
@@ -142,11 +151,14 @@ def make_objective(
     if not isinstance(same_texts, bool):
         raise InputError(f"same_texts must be true or false, not {same_texts!r}")
     loss: Callable[..., Any] = function
+    labels = {k.removeprefix("label_"): options.pop(k) for k in ("label_weight", "label_scale") if k in options}
     if needs == SCORED_LISTS:
         similarity = options.pop("similarity", "dot")
         loss = losses.of_embeddings(partial(function, **options), similarity)
     elif options:
         loss = partial(function, **options)
+    if labels:
+        loss = losses.with_labels(loss, **labels)
     if dims:
         loss = losses.matryoshka(loss, dims, weights, truncated=("teacher",) if name == "embed_distill" else ())
     elif weights is not None:

@@ -152,6 +152,7 @@ class Training:
     steps: Annotated[int | None, _whole(1)] = None
     minutes: Annotated[float | None, _number(0, open_low=True)] = None
     batch_size: Annotated[int, _whole(1)] = 32
+    drop_last: Annotated[bool, _yes_or_no] = False  # leave out batches that are not full
     chunk_size: Annotated[int | None, _whole(1)] = None  # GradCache: this many texts in memory at a time
     accumulate: Annotated[int, _whole(1)] = 1  # batches to a step
     learning_rate: Annotated[float, _number(0, open_low=True)] = 2e-5

@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..models.bi_encoder import BiEncoder
 from ..models.surgery import add_projection, take_layers
-from ..store.files import replace_file, sync_folder
+from ..store.files import locked, replace_file, sync_folder
+from ..text.tokenizer import TruncationWarning
 from .data import Example, held_out, read_examples, with_negatives
 from .fit import fit
 from .held_out import held_out_evaluator
@@ -30,6 +32,7 @@ from .objective import Objective
 from .recipe import Recipe
 
 CURVE, SUMMARY = "curve.png", "summary.json"
+SAMPLE = 1000  # examples whose length is looked at
 
 
 def run_folder(recipe: Recipe) -> Path:
@@ -47,31 +50,41 @@ def train(
     """Trains as the recipe says and writes the model to its output.
 
     evaluate: instead of the measures over the held-out examples. tell: told in a line each what goes on. A checkpoint
-    of the same recipe is resumed. Raises InputError, FormatError, ModelError; KeyboardInterrupt once a checkpoint
-    is written.
+    of the same recipe is resumed; a run folder that another process trains into is refused. Raises InputError,
+    FormatError, ModelError; KeyboardInterrupt once a checkpoint is written.
     """
     output, folder = Path(recipe.output), run_folder(recipe)
     if output.exists():
         raise InputError(f"{output} exists already: remove it, or name another output in the recipe")
     examples, apart = read_data(recipe)
     tell(f"{len(examples):,} examples to learn from, {len(apart):,} held out")
-    folder.mkdir(parents=True, exist_ok=True)
-    learner = make_learner(recipe, folder)
-    if evaluate is None and apart:
-        learner.check(apart)
-        evaluate = held_out_evaluator(apart, recipe.training.batch_size, recipe.seed)
-    if (folder / CHECKPOINT).exists():
-        tell(f"resuming from {folder / CHECKPOINT}")
-    options = {"seed": recipe.seed, "evaluate": evaluate, "show_progress_bar": show_progress_bar}
-    report = fit(learner, examples, recipe.training, folder=folder, **options)
-    _write_json(folder / SUMMARY, report.to_dict() | {"recipe": recipe.as_dict()})
-    draw(folder, report)
-    put(learner, folder / "model", output)
-    for left_over in (folder / CHECKPOINT, folder / BEST):
-        left_over.unlink(missing_ok=True)
-    for parts in PARTS:
-        shutil.rmtree(folder / parts, ignore_errors=True)
-    return report
+    with locked(folder, "name another output in the recipe"):
+        learner = make_learner(recipe, folder)
+        if evaluate is None and apart:
+            learner.check(apart)
+            evaluate = held_out_evaluator(apart, recipe.training.batch_size, recipe.seed)
+        if (folder / CHECKPOINT).exists():
+            tell(f"resuming from {folder / CHECKPOINT}")
+        for cut in _cuts(learner, examples[:SAMPLE]):
+            tell(f"among the first {min(SAMPLE, len(examples)):,} examples {cut}")
+        options = {"seed": recipe.seed, "evaluate": evaluate, "show_progress_bar": show_progress_bar}
+        report = fit(learner, examples, recipe.training, folder=folder, **options)
+        _write_json(folder / SUMMARY, report.to_dict() | {"recipe": recipe.as_dict()})
+        draw(folder, report)
+        put(learner, folder / "model", output)
+        for left_over in (folder / CHECKPOINT, folder / BEST):
+            left_over.unlink(missing_ok=True)
+        for parts in PARTS:
+            shutil.rmtree(folder / parts, ignore_errors=True)
+        return report
+
+
+def _cuts(learner: Learner, examples: Sequence[Example]) -> list[str]:
+    """What the tokenizer says of texts that are longer than the model reads."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TruncationWarning)
+        learner.read(examples, "warn")
+    return [str(w.message) for w in caught if w.category is TruncationWarning]
 
 
 def read_data(recipe: Recipe) -> tuple[list[Example], list[Example]]:

@@ -21,7 +21,7 @@ from ..errors import InputError
 from . import losses
 from .data import Example
 from .losses import Loss, LossFunction
-from .objective import GIVEN, nearest
+from .objective import GIVEN, MINE, nearest
 
 SCORE_LOSSES: dict[str, tuple[LossFunction, str, bool]] = {  # name -> function, what scores are to it, are they needed
     "binary_cross_entropy": (losses.binary_cross_entropy, "labels", False),
@@ -81,7 +81,7 @@ class ScoreObjective:
                 n = len(example.documents)
                 raise InputError(f"example {i} has {n} documents, the first has {count}: give each query as many")
         if count < 2 and not (self.in_batch or (scored and self.name in POINTWISE)):
-            raise InputError(f"{self.name} needs a wrong document beside the right one: mine hard negatives first")
+            raise InputError(f"{self.name} needs a wrong document beside the right one: {MINE}")
         for first in range(0, len(examples) if scored else 0, 1000):  # now, not in the middle of an epoch
             part = examples[first : first + 1000]
             self.loss(np.zeros((len(part), count), np.float32), part)

@@ -23,10 +23,11 @@ from ..models.late_interaction import LateInteraction
 from ..models.locate import locate
 from ..models.surgery import add_classifier, take_layers, write_settings
 from ..nn.dropout import Dropout
+from ..text.tokenizer import Truncation
 from . import losses
 from .data import Example
 from .late import TrainableLate
-from .learners import Arrays, Done, accumulate, digest, files_digest
+from .learners import Arrays, Done, accumulate, digest, documents_of, files_digest, least
 from .model import Trainable, frozen_names
 from .recipe import Recipe
 from .score_objective import ScoreObjective
@@ -66,8 +67,8 @@ class _Scorer:
         if not self.trainable:
             raise InputError("all parameters are frozen: leave some to be trained")
 
-    def check(self, examples: Sequence[Example]) -> None:
-        self.objective.check(examples)
+    def check(self, examples: Sequence[Example]) -> int:
+        return least(self.objective, examples)
 
     def after_step(self) -> None:
         pass
@@ -93,6 +94,9 @@ class CrossLearner(_Scorer):
         if objective.in_batch:
             raise InputError("a cross-encoder cannot score all of a batch: use cross_entropy with hard negatives")
 
+    def read(self, examples: Sequence[Example], truncation: Truncation) -> None:
+        self.model.batch([(e.query, d) for e in examples for d in e.documents], truncation=truncation)
+
     def gradients(self, batch: Sequence[Example], seed: tuple[int, ...]) -> Done:
         packed = self.model.batch([(e.query, d) for e in batch for d in e.documents])
         run = self.model.forward(packed, self._drop(seed))
@@ -112,6 +116,10 @@ class LateLearner(_Scorer):
     """A late-interaction model, whose score is MaxSim."""
 
     model: TrainableLate
+
+    def read(self, examples: Sequence[Example], truncation: Truncation) -> None:
+        for document, texts in enumerate([[e.query for e in examples], documents_of(examples)]):
+            self.model.tokens(texts, bool(document), truncation)
 
     def gradients(self, batch: Sequence[Example], seed: tuple[int, ...]) -> Done:
         return self._pass(batch, seed, back=True)

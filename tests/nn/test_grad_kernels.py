@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minibi.nn import plain
+from minibi.nn.dropout import Drop, Dropout
 from minibi.nn.memory import empty
 from minibi.nn.tape import Tape
 
@@ -28,10 +29,14 @@ def draw_with(seed):
     return lambda *shape: rng.standard_normal(shape).astype(np.float32)
 
 
-def both(fused, verb, args, watched, **options):
+PART = tuple((rows, 50 + rows) for rows in range(1000))  # somewhere in a batch
+DROPOUTS = st.sampled_from([None, Dropout(0.1, 0.3, (1,)), Dropout(0.6, 0.01, (7, 2**40), PART)])
+
+
+def both(fused, verb, args, watched, dropout=None, **options):
     """(result, gradients) of a verb on kernels, then on NumPy."""
     for ops in (fused, plain):
-        tape = Tape(ops, [args[i] for i in watched])
+        tape = Tape(ops, [args[i] for i in watched], dropout)
         results = getattr(tape, verb)(*args, **options)
         results = list(results) if isinstance(results, tuple) else [results]
         dys = [np.sin(np.arange(y.size, dtype=np.float32)).reshape(y.shape) for y in results]
@@ -58,17 +63,19 @@ def test_linear_verbs(fused, verb, rows, k, n, seed):
 
 
 @few
-@given(st.sampled_from([3, 516, 800]), st.sampled_from([36, 64, 128]), st.sampled_from([36, 64, 128]), SEEDS)
-def test_linear_add_norm(fused, rows, k, n, seed):
+@given(
+    st.sampled_from([3, 516, 800]), st.sampled_from([36, 64, 128]), st.sampled_from([36, 64, 128]), SEEDS, DROPOUTS
+)  # fmt: skip
+def test_linear_add_norm(fused, rows, k, n, seed, dropout):
     draw = draw_with(seed)
     w = (draw(n, k) / np.float32(np.sqrt(k))).T
     args = [draw(rows, k), draw(rows, n), w, draw(n), draw(n), draw(n), 1e-5]
-    agree(fused, "linear_add_norm", args, range(6), tolerance=1e-4)
+    agree(fused, "linear_add_norm", args, range(6), tolerance=1e-4, dropout=dropout)
 
 
 @few
-@given(st.sampled_from([516, 700]), st.booleans(), SEEDS)
-def test_what_is_fused_over_verbs(fused, rows, twice, seed):
+@given(st.sampled_from([516, 700]), st.booleans(), SEEDS, DROPOUTS)
+def test_what_is_fused_over_verbs(fused, rows, twice, seed, dropout):
     """A feed-forward half of a block: slopes multiplied and gradients added within the products.
 
     twice: somebody else reads the GELU's result, so that its gradient has two sources.
@@ -79,7 +86,7 @@ def test_what_is_fused_over_verbs(fused, rows, twice, seed):
     h, _, up_b, _, down_b, gamma, beta = watched
     found = []
     for ops in (fused, plain):
-        tape = Tape(ops, watched)
+        tape = Tape(ops, watched, dropout)
         u = tape.linear_gelu(h, up, up_b)
         results = [tape.linear_add_norm(u, h, down, down_b, gamma, beta, 1e-5)]
         if twice:
@@ -117,14 +124,14 @@ def test_weight_grad_by_parts(fused, tokens, n, k, cut, seed):
 @few
 @given(
     st.lists(st.integers(1, 90), min_size=1, max_size=9) | st.just([300, 1, 400]), st.sampled_from([1, 2]),
-    st.sampled_from([12, 32, 64]), SEEDS, st.booleans(),
+    st.sampled_from([12, 32, 64]), SEEDS, st.booleans(), DROPOUTS,
 )  # fmt: skip
-def test_attention(fused, lengths, heads, width, seed, first_only):
+def test_attention(fused, lengths, heads, width, seed, first_only, dropout):
     draw, starts, c = draw_with(seed), np.cumsum([0, *lengths]), heads * width
     h, w, b = draw(starts[-1], c), (draw(3 * c, c) / np.float32(np.sqrt(c))).T, draw(3 * c)
     found = []
     for ops in (fused, plain):
-        tape = Tape(ops, [h, w, b])
+        tape = Tape(ops, [h, w, b], dropout)
         y = tape.attend(*tape.qkv(h, w, b, heads), starts, first_only)
         found.append(
             [y, *tape.gradients([y], [np.sin(np.arange(y.size, dtype=np.float32)).reshape(y.shape)], [h, w, b])]
@@ -134,23 +141,40 @@ def test_attention(fused, lengths, heads, width, seed, first_only):
 
 
 @few
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=30), st.sampled_from([20, 48]), SEEDS)
-def test_embed(fused, lengths, c, seed):
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=30), st.sampled_from([20, 48]), SEEDS, DROPOUTS)
+def test_embed(fused, lengths, c, seed, dropout):
     rng, draw, t = np.random.default_rng(seed), draw_with(seed), sum(lengths)
     ids, types = rng.integers(0, 50, t).astype(np.int32), rng.integers(0, 2, t).astype(np.int32)
     positions = np.concatenate([np.arange(n) for n in lengths])
     args = [ids, types, positions, draw(50, c), draw(30, c), draw(2, c), draw(c), draw(c), 1e-3]
-    agree(fused, "embed", args, range(3, 8), tolerance=1e-4)
+    agree(fused, "embed", args, range(3, 8), tolerance=1e-4, dropout=dropout)
 
 
-def test_the_same_bits_on_any_number_of_threads(fused, monkeypatch):
+@given(
+    st.integers(0, 20), st.integers(1, 5), st.integers(0, 2**32 - 1), st.sampled_from([0.001, 0.1, 0.5, 0.999]),
+    st.integers(0, 2**33),
+)  # fmt: skip
+def test_the_kernels_drop_what_the_plain_mask_drops(fused, rows, width, key, rate, first):
+    """Bit for bit, from any row on, rows beyond 2^32 among them."""
+    from minibi.kernels import dropout as kernels
+
+    drop, x = Drop(rate, key, first // 2), draw_with(key)(rows, 16 * width)
+    expected = x * drop.factors(first // 2 + first + np.arange(rows), 16 * width, np.float32)
+    out, onto = np.full_like(x, np.nan), x.copy()
+    kernels.drop_rows(x, first, fused._place(drop), out)
+    kernels.drop_rows_add(onto, first, fused._place(drop), x)
+    assert np.array_equal(out, expected) and np.array_equal(onto, expected + x)
+
+
+@pytest.mark.parametrize("dropout", [None, Dropout(0.1, 0.1, (3,))], ids=["whole", "dropped"])
+def test_the_same_bits_on_any_number_of_threads(fused, monkeypatch, dropout):
     draw, starts = draw_with(0), np.array([0, 300, 301, 700, 900])
     h, w, b = draw(900, 64), draw(192, 64).T, draw(192)
     up, bias, down, narrow = draw(256, 64).T, draw(256), draw(64, 256).T, draw(64)
     found = []
     for threads in ("1", "2", "3"):
         monkeypatch.setenv("MINIBI_NUM_THREADS", threads)
-        tape = Tape(fused, [h, w, b, up, bias, down, narrow])
+        tape = Tape(fused, [h, w, b, up, bias, down, narrow], dropout)
         a = tape.attend(*tape.qkv(h, w, b, 2), starts)
         y = tape.linear_add_norm(tape.linear_gelu(a, up, bias), h, down, narrow, narrow, narrow, 1e-5)
         found.append([y, *tape.gradients([y], [np.ones_like(y)], [h, w, b, up, bias, down, narrow])])

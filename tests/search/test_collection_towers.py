@@ -53,6 +53,30 @@ def test_a_query_tower_asks_what_its_document_tower_filled(filled, pair):
         assert [h.score for h in collection.search("stone", 3)] != [h.score for h in hits]
 
 
+def test_in_int8_too(golden_tiny, pair, tmp_path):
+    document = BiEncoder(golden_tiny, compute="int8")
+    with Collection.create(tmp_path / "c.minibi", document) as collection:
+        collection.sync("texts", TEXTS)
+    for model in (BiEncoder(pair / "query", compute="int8"), Towers.load(pair, compute="int8")):
+        with Collection.open(tmp_path / "c.minibi", model) as collection:
+            assert len(collection.search("stone", 3)) == 3
+    for query in (BiEncoder(pair / "query"), BiEncoder(pair / "query", compute="int8")):
+        for other in (document, BiEncoder(golden_tiny)):
+            Towers(query, other)  # the space is one, whatever the arithmetic
+    with pytest.raises(InputError, match="other settings"):  # but a collection has one arithmetic
+        Collection.open(tmp_path / "c.minibi", BiEncoder(pair / "query"))
+
+
+def test_a_tower_that_knows_one_fingerprint(golden_tiny, pair, tmp_path):
+    """As a text, it is that of float32."""
+    known = BiEncoder(golden_tiny)
+    query = add_projection(golden_tiny, tmp_path / "query", known.dim, seed=4)
+    write_settings(query, tower="query", document_fingerprint=known.fingerprint)
+    assert BiEncoder(query).space == known.space
+    stranger = BiEncoder(query, compute="int8").space
+    assert stranger not in (known.space, BiEncoder(golden_tiny, compute="int8").space)
+
+
 def test_a_query_tower_cannot_fill(filled, pair, tmp_path):
     with Collection.open(filled, BiEncoder(pair / "query")) as collection:
         with pytest.raises(InputError, match="reads queries alone"):

@@ -168,14 +168,19 @@ def test_the_shuffle_is_frozen_and_fair():
     assert len({tuple(row) for row in places}) == len(places)
 
 
-@given(examples=some_examples, size=st.integers(1, 8), seed=st.integers(0, 99), drop_last=st.booleans())
-def test_batches_hold_each_example_once_and_no_text_twice(examples, size, seed, drop_last):
-    batches = Batches(examples, size, seed=seed, drop_last=drop_last)
+@given(
+    examples=some_examples, size=st.integers(2, 8), seed=st.integers(0, 99), drop_last=st.booleans(),
+    least=st.integers(1, 2),
+)  # fmt: skip
+def test_batches_hold_each_example_once_and_no_text_twice(examples, size, seed, drop_last, least):
+    batches = Batches(examples, size, seed=seed, drop_last=drop_last, least=least)
     plan = batches.plan(3)
     used = [i for batch in plan for i in batch]
     assert len(used) == len(set(used))
-    assert drop_last or sorted(used) == list(range(len(examples)))
-    assert all(0 < len(batch) <= size for batch in plan)
+    everything = Batches(examples, size, seed=seed).plan(3)
+    assert plan == [batch for batch in everything if len(batch) >= (size if drop_last else least)]
+    assert sorted(i for batch in everything for i in batch) == list(range(len(examples)))
+    assert all(len(batch) <= size for batch in plan)
     assert not drop_last or all(len(batch) == size for batch in plan)
     for batch in plan:
         texts = [t for i in batch for t in set(examples[i].texts)]

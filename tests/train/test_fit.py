@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,38 @@ def test_it_learns_the_pairs_by_heart(tmp_path):
     assert log["mrr@10"][0] == report.first_metrics["mrr@10"]
     assert log["learning_rate"][1] == 0
     assert max(log["learning_rate"][1:]) == pytest.approx(5e-3)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    """By another process, and by another thread of this one; its end, however it ends, sets the folder free."""
+    code = "import sys, time; from pathlib import Path; from minibi.store.files import locked\n"
+    code += "with locked(Path(sys.argv[1]), 'x'): print('mine', flush=True); time.sleep(100)"
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "mine\n"
+    with pytest.raises(InputError, match=f"in use by process {other.pid}: wait for its end"):
+        fit(learner(), pairs(), training(), folder=tmp_path)
+    other.kill()
+    other.wait()
+    seen = []
+
+    def meanwhile():
+        with ThreadPoolExecutor(1) as pool:
+            seen.append(pool.submit(fit, learner(), pairs(), training(), folder=tmp_path).exception())
+
+    fit(Stopping(learner(), 2, meanwhile), pairs(), training(3), folder=tmp_path)
+    assert isinstance(seen[0], InputError) and f"in use by process {os.getpid()}" in str(seen[0])
+
+
+def test_no_step_is_wasted_on_a_single_pair(tmp_path):
+    """Seven pairs in batches of six: alone, the seventh has no negative; with one of its own it is used."""
+    for examples, counts in ((pairs(7), [6]), (pairs(7, negatives=1), [6, 1])):
+        batches = Batches(examples, 6, least=learner().check(examples))
+        assert [len(batch) for batch in batches.plan(0)] == counts
+    assert fit(learner(), pairs(7), training(None, epochs=2), folder=tmp_path / "a").steps == 2
+    with pytest.raises(InputError, match="batch_size is 1, but in a batch examples learn from others: make it 2"):
+        fit(learner(), pairs(7), training(batch_size=1), folder=tmp_path / "b")
+    with pytest.raises(InputError, match="no batch has 6 examples that share no text"):
+        fit(learner(), pairs(5), training(drop_last=True), folder=tmp_path / "c")
 
 
 @pytest.mark.parametrize("at", [2, 5, 7, 12])

@@ -55,6 +55,11 @@ EMBEDDING_LOSSES = {
     "embed_distill cosine": (1, partial(L.embed_distill, teacher=normal(2, 5, 4), distance="cosine")),
     "score_distill": (3, partial(L.score_distill, teacher=normal(3, 3, 5, 6), scale=3.0)),
     "score_distill dot": (2, partial(L.score_distill, teacher=normal(3, 2, 5, 4), scale=0.7, similarity="dot")),
+    "score_distill with labels": (
+        3,
+        L.with_labels(partial(L.score_distill, teacher=normal(3, 3, 5, 6), scale=3.0), 0.4, scale=5.0),
+    ),
+    "embed_distill with labels": (2, L.with_labels(partial(L.embed_distill, teacher=normal(2, 5, 4)), 2.0)),
     "matryoshka": (3, L.matryoshka(L.info_nce, [4, 2, 1], [1, 0.5, 0.25])),
     "matryoshka dot": (2, L.matryoshka(partial(L.info_nce, similarity="dot", scale=1.0), [4, 3])),
     "matryoshka raw": (2, L.matryoshka(partial(L.info_nce, similarity="dot", scale=1.0), [2], normalize=False)),

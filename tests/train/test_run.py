@@ -10,11 +10,18 @@ from fit_checks import GOLDEN, TINY, pairs, write_pairs
 
 from minibi import BiEncoder, CrossEncoder, LateInteraction, Towers, open_encoder
 from minibi.errors import FormatError, InputError
+from minibi.store.files import LOCK
 from minibi.train import run as running
 from minibi.train.journal import CHECKPOINT, LOG
 from minibi.train.log import read_log
 from minibi.train.recipe import parse_recipe
 from minibi.train.run import make_learner, run_folder, train
+
+
+def write_triplets(folder):
+    rows = [{"query": e.query, "positive": e.documents[0], "negative": e.documents[1]} for e in pairs(12, negatives=1)]
+    (folder / "triplets.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return "triplets.jsonl"
 
 
 @pytest.fixture
@@ -42,7 +49,7 @@ def test_a_run_from_end_to_end(tmp_path, recipe):
     report = train(recipe(data={"held_out": 0.3}, training={"evaluate_every": 2}), tell=told.append)
     assert "held out" in told[0]
     assert (report.steps, set(report.metrics)) == (3, {"mrr@10", "held_out_loss"})
-    files = {f.name for f in run_folder(recipe()).iterdir()}
+    files = {f.name for f in run_folder(recipe()).iterdir() if f.name != LOCK}
     assert {LOG, "summary.json"} <= files <= {LOG, "summary.json", "curve.png"}
     summary = json.loads((tmp_path / "out.run" / "summary.json").read_text())
     assert summary["recipe"]["training"]["learning_rate"] == 1e-3
@@ -54,6 +61,19 @@ def test_a_run_from_end_to_end(tmp_path, recipe):
     assert np.abs(model.encode("a river") - base.encode("a river")).max() > 1e-4
     with pytest.raises(InputError, match="exists already: remove it, or name another output"):
         train(recipe())
+
+
+def test_texts_that_are_cut_are_told_of(tmp_path, recipe):
+    told = []
+    train(recipe(output="a", model={"max_seq_length": 5}), tell=told.append)
+    assert [line for line in told if line.startswith("among the first 24 examples 24 of the texts")] == told[1:]
+    assert len(told) == 3 and all("exceed 5 tokens and were cut" in line for line in told[1:])  # queries, documents
+    told.clear()
+    data = {"train": write_triplets(tmp_path), "negatives": 1}
+    train(recipe(output="b", model={"kind": "cross-encoder", "max_seq_length": 60}, data=data), tell=told.append)
+    assert len(told) == 1
+    train(recipe(output="c", model={"kind": "cross-encoder", "max_seq_length": 9}, data=data), tell=told.append)
+    assert "exceed 9 tokens" in told[-1]
 
 
 def test_an_interrupted_run_goes_on(tmp_path, recipe, monkeypatch):
@@ -135,13 +155,7 @@ def test_two_towers_of_a_recipe(tmp_path, recipe):
 
 
 def test_other_kinds_of_models(tmp_path, recipe):
-    (tmp_path / "triplets.jsonl").write_text(
-        "".join(
-            json.dumps({"query": e.query, "positive": e.documents[0], "negative": e.documents[1]}) + "\n"
-            for e in pairs(12, negatives=1)
-        )
-    )
-    data = {"train": "triplets.jsonl", "negatives": 1, "held_out": 0.3}
+    data = {"train": write_triplets(tmp_path), "negatives": 1, "held_out": 0.3}
     train(recipe(output="cross", model={"kind": "cross-encoder", "max_seq_length": 30}, data=data))
     assert CrossEncoder(tmp_path / "cross").tokenizer.max_length == 30
     report = train(recipe(output="late", model={"kind": "late-interaction", "layers": [0]}))

@@ -9,13 +9,13 @@ teacher's scores, options) is given. float32 in use, float64 where gradients are
     scores       mse, margin_mse, kl_divergence, list_net, rank_net, rank_net_pairs, binary_cross_entropy, cross_entropy
     bridges      of_embeddings and of_tokens turn a loss of scores into one of vectors; maxsim
                  embed_distill and score_distill: the teacher's vectors, or its scores
-    nested       matryoshka: any loss of vectors, at several widths at once
+    nested       matryoshka: any loss of vectors, at several widths at once; with_labels: a teacher's beside info_nce
     cached       grad_cache: any loss of vectors, over batches that do not fit in memory
 """
 
 from .bridges import embed_distill, maxsim, maxsim_grad, of_embeddings, of_tokens, score_distill
 from .cached import grad_cache
-from .nested import matryoshka
+from .nested import matryoshka, with_labels
 from .pairs import contrastive, cosent, cosine_similarity, online_contrastive
 from .ranking import gist_embed, guide_masks, info_nce, info_nce_learned_scale, merge_masks, same_text_masks
 from .scores import (
@@ -64,4 +64,5 @@ __all__ = [
     "same_text_masks",
     "score_distill",
     "triplet",
+    "with_labels",
 ]

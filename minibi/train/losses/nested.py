@@ -1,4 +1,4 @@
-"""Matryoshka: one loss at several widths at once, so that the first components of a vector serve alone."""
+"""Losses made of losses: one at several widths at once (Matryoshka), a teacher's beside that of the labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from .similarity import Loss, LossFunction, as_floats, unit, unit_grad
+from .ranking import info_nce
+from .similarity import Loss, LossFunction, as_floats, positive, unit, unit_grad
 
 
 def matryoshka(
@@ -56,3 +57,18 @@ def matryoshka(
 
 def _cut(value: Any, d: int) -> Any:
     return value[..., :d] if isinstance(value, np.ndarray) else [v[..., :d] for v in value]
+
+
+def with_labels(loss: LossFunction, weight: float = 1.0, scale: float = 20.0) -> LossFunction:
+    """`loss` of queries, positives and hard negatives with a teacher, + weight * `info_nce` of the same at `scale`.
+
+    Soft targets beside hard ones (Hinton, Vinyals & Dean 2015, section 2). Raises InputError.
+    """
+    weight, scale = positive("label_weight", weight), positive("label_scale", scale)
+
+    def both(*arrays: Any, **given: Any) -> Loss:
+        (soft, of_soft), (hard, of_hard) = loss(*arrays, **given), info_nce(*arrays, scale=scale)
+        slopes = zip(of_soft, of_hard, strict=True)
+        return soft + weight * hard, tuple(s + s.dtype.type(weight) * h for s, h in slopes)
+
+    return both
