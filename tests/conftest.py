@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ DEEP = os.environ.get("MINIBI_DEEP") == "1"
 PLAIN = os.environ.get("MINIBI_KERNELS") == "plain"
 settings.register_profile("minibi", deadline=None, max_examples=500 if DEEP else 40)
 settings.load_profile("minibi")
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a shell: tests press Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
