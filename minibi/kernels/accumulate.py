@@ -9,11 +9,12 @@ from numba.extending import intrinsic
 from . import simd
 from .cache import inline, kernel
 from .heap import offer
-from .keys import bits_of, fetch
+from .keys import bits_of, fetch, float_of
 from .matmul import ADDRESS
 from .simd import Loop, ir
 
 BLOCK = 64  # rows that are looked at together
+PRECISION = 1 << 15  # of float32's 2^23 steps from a number to its double
 AHEAD = 128  # postings asked for before they are read
 
 
@@ -22,6 +23,21 @@ def scatter(rows, parts, begin, end, low, weight, jump, sums):
     """Adds what one term gives to the sums of the rows from `low` on."""
     for i in range(np.uint64(begin), np.uint64(end)):
         sums[np.uint32(rows[i]) - low] += weight * parts[i] + jump
+
+
+@kernel
+def gather(rows, parts, begin, end, low, weight, jump, sums, every, allowed, best):
+    """As `scatter`; and each row's sum, if the row is allowed, becomes its column's best if it is that.
+
+    best: float32, a power of two of columns; a row belongs to one of them.
+    """
+    last = np.uint32(best.shape[0] - 1)
+    for i in range(np.uint64(begin), np.uint64(end)):
+        row = np.uint32(rows[i])
+        total = sums[row - low] + (weight * parts[i] + jump)
+        sums[row - low] = total
+        if every or allowed[row]:
+            best[row & last] = max(best[row & last], total)
 
 
 @intrinsic
@@ -39,6 +55,14 @@ def _reach(typing_context, address, least):
 
 
 @intrinsic
+def _ones(typing_context, mask):
+    def generate(context, builder, signature, args):
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), generate
+
+
+@intrinsic
 def _lowest(typing_context, mask):
     def generate(context, builder, signature, args):
         return builder.cttz(args[0], ir.IntType(1)(1))
@@ -50,6 +74,22 @@ def _lowest(typing_context, mask):
 def reach(bits, block, least):
     """A bit for each of the 64 numbers of a block: whether it is `least` or more. bits: int32, whole blocks."""
     return _reach(bits.ctypes.data + block * (4 * BLOCK), least)
+
+
+@kernel
+def reached(best, k):
+    """A number that at least k of `best` reach, and close to the largest such, by halving; whole blocks, none < 0."""
+    bits = best.view(np.int32)
+    low, high = np.int32(0), np.int32(0x7F800000)  # k reach the one, perhaps not the other
+    while high - low > PRECISION:
+        middle, count = low + ((high - low) >> 1), 0
+        for block in range(best.shape[0] // BLOCK):
+            count += _ones(reach(bits, block, middle))
+        if count >= k:
+            low = middle
+        else:
+            high = middle
+    return float_of(low)
 
 
 @inline

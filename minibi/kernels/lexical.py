@@ -20,26 +20,26 @@ from .accumulate import BLOCK, best_of_all
 from .cache import inline, kernel
 from .heap import sift_down
 from .keys import bits_of
-from .maxscore import WIDE, WINDOW, best_of_some, known_to_be_reached
+from .maxscore import WINDOW, best_of_some
 
-FEW = 2 * WINDOW  # rows; if there are no more, every posting is read
+COLUMNS = 8192  # at most: for more than half as many hits nothing is pruned
+FEW = 16384  # rows; if there are no more, every posting is read
 
 
 class Work(NamedTuple):
     """Room for one window."""
 
-    sums: np.ndarray  # float32 [WIDE], zeros between windows
-    candidates: np.ndarray  # int64 [WIDE]: rows
-    partial: np.ndarray  # float32 [WIDE]: their sums so far
-    needed: np.ndarray  # float64 [WINDOW / BLOCK]: the least sum of a candidate, block by block
-    columns: np.ndarray  # float32 [BLOCK]
+    sums: np.ndarray  # float32 [WINDOW], zeros between windows
+    candidates: np.ndarray  # int32 [WINDOW]: rows
+    partial: np.ndarray  # float32 [WINDOW]: their sums so far
+    columns: np.ndarray  # float32 [COLUMNS]
 
 
 def new_work():
     """To be used by one search at a time, again and again."""
     return Work(
-        np.zeros(WIDE, np.float32), np.zeros(WIDE, np.int64), np.zeros(WIDE, np.float32),
-        np.zeros(WINDOW // BLOCK, np.float64), np.zeros(BLOCK, np.float32),
+        np.zeros(WINDOW, np.float32), np.zeros(WINDOW, np.int32), np.zeros(WINDOW, np.float32),
+        np.zeros(COLUMNS, np.float32),
     )  # fmt: skip
 
 
@@ -157,8 +157,7 @@ def search(lists, ids, rows, allowed, every, model, batch, work, k, out_scores, 
             size = best_of_all(lists, ids, rows, allowed, every, query, n, constant, k, work, best_scores, best_ids)
         else:
             _bound(lists, model, n, query)
-            known = known_to_be_reached(lists, ids, allowed, every, query, n, constant, k, work, best_scores, best_ids)
-            size = best_of_some(lists, ids, allowed, every, query, n, constant, k, known, work, best_scores, best_ids)
+            size = best_of_some(lists, ids, rows, allowed, every, query, n, constant, k, work, best_scores, best_ids)
         for i in range(size, out_ids.shape[1]):
             out_scores[q, i], out_ids[q, i] = -np.inf, -1
         while size:  # the worst first, from the back
