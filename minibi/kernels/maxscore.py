@@ -102,9 +102,8 @@ def _revisit(rows, begin, end, low, least, every, allowed, bits, candidates, par
     for i in range(np.uint64(begin), np.uint64(end)):
         row = np.uint32(rows[i])
         slot = row - low
-        if bits[slot] >= least and (every or allowed[row]):
-            candidates[count], partial[count] = row, sums[slot]
-            count += 1
+        candidates[count], partial[count] = row, sums[slot]  # no branch: the processor could not foretell it
+        count += (bits[slot] >= least) & (every or allowed[row] > 0)
         bits[slot] = 0
     return count
 
@@ -139,9 +138,8 @@ def _can_enter(table, lines, weights, jumps, mosts, rest, first, n, goal, candid
                     enough -= rest[t] - rest[t + 1]
                 elif table[np.uint64(lines[t]), block]:
                     enough -= weights[t] * mosts[table[np.uint64(lines[t]), block]] + jumps[t]
-        if partial[c] >= enough:
-            candidates[kept], partial[kept] = candidates[c], partial[c]
-            kept += 1
+        candidates[kept], partial[kept] = candidates[c], partial[c]
+        kept += partial[c] >= enough
     return kept
 
 
@@ -210,9 +208,8 @@ def best_of_some(lists, ids, count, allowed, every, query, n, constant, k, work,
             )  # fmt: skip
             kept = 0
             for c in range(met):
-                if partial[c] + rest[t + 1] >= goal:
-                    candidates[kept], partial[kept] = candidates[c], partial[c]
-                    kept += 1
+                candidates[kept], partial[kept] = candidates[c], partial[c]
+                kept += partial[c] + rest[t + 1] >= goal
             met = kept
         for c in range(met):
             score = partial[c] + constant
