@@ -6,7 +6,7 @@ heaviest weight down, of
 
     weight * part + jump,  part = tf / (tf + c0 + c1 * length)
 
-Small collections are added up whole (`kernels.accumulate`), large ones searched by MaxScore (`kernels.maxscore`). The
+Small collections are bounded whole (`kernels.whole`), large ones searched by MaxScore (`kernels.maxscore`). The
 plain twin is `minibi.lexical.plain`.
 """
 
@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .accumulate import BLOCK, best_of_all
 from .cache import inline, kernel
 from .heap import sift_down
 from .keys import bits_of
 from .maxscore import WINDOW, best_of_some
+from .whole import best_of_all
 
 COLUMNS = 8192  # at most: for more than half as many hits nothing is pruned
 FEW = 16384  # rows; if there are no more, every posting is read
@@ -53,10 +53,8 @@ class Query(NamedTuple):
     lasts: np.ndarray  # int64: where the list ends in the arena
     begins: np.ndarray  # int64: the part of the list in the window,
     ends: np.ndarray  # ending at the latest with the last posting
-    finals: np.ndarray  # int64: the last row of the list
-    density: np.ndarray  # float64: postings per row
     lines: np.ndarray  # int64: of the table
-    left: np.ndarray  # float64 [n + 1]: like `rest`, in the window alone
+    steps: np.ndarray  # float32: the weight of one step of a code
     mosts: np.ndarray  # float64 [256]: x / (x + c) at most, for each code of the table
     totals: np.ndarray  # float64: scratch
     keys: np.ndarray  # int64: scratch
@@ -131,22 +129,21 @@ def stale(moments, used, moment, terms):
 
 
 @kernel
-def search(lists, ids, rows, allowed, every, model, batch, work, k, out_scores, out_ids):
+def search(lists, ids, lengths, rows, allowed, every, model, batch, work, k, out_scores, out_ids):
     """The k best of each query, best first, equal scores by smaller id; the rest of out, float32 and int64 [Q, >= k],
     becomes -inf and -1.
 
     batch: (terms, weights, offsets): query q has terms[offsets[q] : offsets[q + 1]], each weighed with its idf and a
-    weight >= 0 (without weights: 1); a term < 0 is none. rows: how many there are. allowed: uint8 per row; every: all
+    weight >= 0 (without weights: 1); a term < 0 is none. lengths: int32 per row. rows: how many there are. allowed: uint8 per row; every: all
     are allowed. `lists` must be weighed for all terms.
     """
     longest = 0
     for q in range(out_ids.shape[0]):
         longest = max(longest, batch.offsets[q + 1] - batch.offsets[q])
-    whole, reals = np.empty((7, longest), np.int64), np.empty((4, longest + 1), np.float64)
+    whole, singles = np.empty((5, longest), np.int64), np.empty((3, longest), np.float32)
     query = Query(
-        np.empty(longest, np.int32), np.empty(longest, np.float32), np.empty(longest, np.float32),
-        reals[0], whole[0], whole[1], whole[2], whole[3], reals[1], whole[4], reals[2], np.empty(256, np.float64),
-        reals[3], whole[5],
+        np.empty(longest, np.int32), singles[0], singles[1], np.empty(longest + 1, np.float64), whole[0], whole[1],
+        whole[2], whole[3], singles[2], np.empty(256, np.float64), np.empty(longest, np.float64), whole[4],
     )  # fmt: skip
     best_scores, best_ids = np.empty(k, np.float32), np.empty(k, np.int64)
     for q in range(out_ids.shape[0]):
@@ -154,7 +151,9 @@ def search(lists, ids, rows, allowed, every, model, batch, work, k, out_scores, 
         weights = batch.weights[begin:end]  # none, or one for each
         n, constant = _prepare(lists, model, batch.terms[begin:end], weights, query)
         if rows <= FEW:
-            size = best_of_all(lists, ids, rows, allowed, every, query, n, constant, k, work, best_scores, best_ids)
+            size = best_of_all(
+                lists, ids, lengths, rows, allowed, every, model, query, n, constant, k, work, best_scores, best_ids
+            )
         else:
             _bound(lists, model, n, query)
             size = best_of_some(lists, ids, rows, allowed, every, query, n, constant, k, work, best_scores, best_ids)

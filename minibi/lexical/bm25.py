@@ -161,7 +161,9 @@ class BM25:
 
             def job(part: Batch, scores: Floats, ids: Ints) -> None:
                 room = rooms.pop() if rooms else engine.new_work()
-                engine.search(p.lists, p.docs.ids, p.rows, allowed, every, model, part, room, depth, scores, ids)
+                engine.search(
+                    p.lists, p.docs.ids, p.docs.lengths, p.rows, allowed, every, model, part, room, depth, scores, ids
+                )
                 rooms.append(room)
 
             def portion(first: int) -> None:
