@@ -24,12 +24,12 @@ def scatter(rows, parts, begin, end, low, weight, jump, sums):
 
 
 @kernel
-def gather(rows, parts, begin, end, low, weight, jump, sums, every, allowed, best):
+def gather(rows, parts, begin, end, low, weight, jump, sums, every, allowed, best, columns):
     """As `scatter`; and each row's sum, if the row is allowed, becomes its column's best if it is that.
 
-    best: float32, a power of two of columns; a row belongs to one of them.
+    best: float32; a row belongs to one of its first `columns`, a power of two.
     """
-    last = np.uint32(best.shape[0] - 1)
+    last = np.uint32(columns - 1)
     for i in range(np.uint64(begin), np.uint64(end)):
         row = np.uint32(rows[i])
         total = sums[row - low] + (weight * parts[i] + jump)
@@ -75,15 +75,15 @@ def reach(bits, block, least):
 
 
 @kernel
-def reached(best, k):
-    """A number that at least k of `best` reach, and close to the largest such, by halving; whole blocks, none < 0."""
+def reached(best, count, k):
+    """A number that at least k of the first `count` of `best` reach, and close to the largest such, by halving; whole blocks, none < 0."""
     bits = best.view(np.int32)
     low, high = np.int32(0), np.int32(0x7F800000)  # k reach the one, perhaps not the other
     while high - low > PRECISION:
-        middle, count = low + ((high - low) >> 1), 0
-        for block in range(best.shape[0] // BLOCK):
-            count += _ones(reach(bits, block, middle))
-        if count >= k:
+        middle, reaching = low + ((high - low) >> 1), 0
+        for block in range(count // BLOCK):
+            reaching += _ones(reach(bits, block, middle))
+        if reaching >= k:
             low = middle
         else:
             high = middle

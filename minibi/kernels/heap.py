@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from .cache import inline, kernel
 
 
@@ -41,3 +43,15 @@ def offer(scores, ids, size, k, score, id):
         scores[0], ids[0] = score, id
         sift_down(scores, ids, size)
     return size
+
+
+@inline
+def ranked(scores, ids, size, out_scores, out_ids, q):
+    """Empties a heap into row q of `out`, best first; what is left of the row becomes -inf and -1."""
+    for i in range(size, out_ids.shape[1]):
+        out_scores[q, i], out_ids[q, i] = -np.inf, -1
+    while size:  # the worst first, from the back
+        size -= 1
+        out_scores[q, size], out_ids[q, size] = scores[0], ids[0]
+        scores[0], ids[0] = scores[size], ids[size]
+        sift_down(scores, ids, size)

@@ -15,14 +15,14 @@ import numpy as np
 
 from .accumulate import BLOCK, gather, least_of, lowest, reach, reached, scatter
 from .cache import inline, kernel
-from .heap import offer
+from .heap import offer, ranked
 from .keys import fetch
 
 WINDOW = 1 << 18  # rows that are searched together; their sums take 1 MB
 REVISIT = 8  # with less than one posting for so many rows, sums are revisited posting by posting, not block by block
 LOOK_UP = 16  # looking up one candidate takes as long as reading so many postings
-NO_BLOCK = np.uint64(2**31)
 AHEAD = 64  # postings of a list asked for before they are read
+NO_BLOCK = np.uint64(2**31)
 
 
 @inline
@@ -144,78 +144,87 @@ def _can_enter(table, lines, weights, jumps, mosts, rest, first, n, goal, candid
 
 
 @kernel
-def best_of_some(lists, ids, count, allowed, every, query, n, constant, k, work, best_scores, best_ids):
-    """The k best of `count` rows by the n terms, as a heap; returns its size."""
-    rows, parts, starts, table, places = lists.rows, lists.parts, lists.starts, lists.table, lists.places
-    terms, weights, jumps, rest = query.terms, query.weights, query.jumps, query.rest
-    lasts, begins, ends, lines = query.lasts, query.begins, query.ends, query.lines
-    sums, candidates, partial = work.sums, work.candidates, work.partial
+def best_of_some(lists, ids, count, allowed, every, model, queries, longest, k, work, out_scores, out_ids):
+    """The k best of `count` rows by the terms of each query. every: all rows are allowed."""
+    rows, parts, starts, counts = lists.rows, lists.parts, lists.starts, lists.counts
+    table, places, tops = lists.table, lists.places, lists.tops
+    sums, candidates, partial, best = work.sums, work.candidates, work.partial, work.columns
+    begins, ends, lines = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.int64)
+    rest, mosts = np.empty(longest + 1, np.float64), np.ones(256, np.float64)
+    best_scores, best_ids = np.empty(k, np.float32), np.empty(k, np.int64)
     bits = sums.view(np.int32)  # numbers >= 0 sort like their bits
+    for code in range(255):  # x / (x + c) at most
+        x = code / (255.0 - code) * model.stretch
+        mosts[code] = x / (x + model.c)
+    mosts *= 1.000001
     columns = np.int64(BLOCK)
-    while columns < 8 * k and columns < work.columns.shape[0]:
+    while columns < 8 * k and columns < best.shape[0]:
         columns *= 2
-    best, known = work.columns[:columns], np.float32(0)
-    if 2 * k > columns:
-        best = work.columns[:0]
-    keep = 1 - 2e-6 - 2.5e-7 * n  # what rounding may do
-    shift = rest[n] - constant
-    goal, size = known * keep + shift, 0
-    for t in range(n):
-        begins[t] = starts[terms[t]]
-        lasts[t], lines[t] = begins[t] + lists.counts[terms[t]], lists.lines[terms[t]]
-        nearby = 4 * min(AHEAD, lists.counts[terms[t]])
-        fetch(rows.ctypes.data + 4 * begins[t], nearby)
-        fetch(parts.ctypes.data + 4 * begins[t], nearby)
-    for low in range(0, count, WINDOW):
-        here, found = 0, 0
-        best[:] = 0
-        while here < n and rest[here] >= goal:
-            t = here
-            begin, end = begins[t], lasts[t]
-            if low:
-                begin = _start_of(rows, places, lines[t], starts[terms[t]], begin, end, low)
-            if low + WINDOW < count:
-                end = _start_of(rows, places, lines[t], starts[terms[t]], begin, end, low + WINDOW)
-            begins[t], ends[t] = begin, end
-            found += end - begin
-            here += 1
-            if here == n or best.shape[0] == 0:
-                scatter(rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums)
-            else:
-                gather(rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums, every, allowed, best)
-                if found >= k:
-                    known = max(known, reached(best, k) + constant)
-                    goal = known * keep + shift
-        least, met = least_of(goal - rest[here], 0.0), 0
-        if found * REVISIT < min(count - low, WINDOW):
-            for t in range(here):
-                met = _revisit(
-                    rows, begins[t], ends[t], np.uint32(low), least, every, allowed, bits, candidates, partial, met
-                )
-        else:
-            blocks = (min(count - low, WINDOW) + BLOCK - 1) // BLOCK
-            met = _scan(blocks, low, least, every, allowed, bits, candidates, partial)
-        if here < n:
-            met = _can_enter(
-                table, lines, weights, jumps, query.mosts, rest, here, n, goal, candidates, partial, met
-            )  # fmt: skip
-        for t in range(here, n):
-            if met == 0:
-                break
-            begins[t] = _look_up(
-                rows, parts, places, lines[t], starts[terms[t]], begins[t], lasts[t], weights[t], jumps[t],
-                candidates, partial, met, sums, low,
-            )  # fmt: skip
-            kept = 0
-            for c in range(met):
-                candidates[kept], partial[kept] = candidates[c], partial[c]
-                kept += partial[c] + rest[t + 1] >= goal
-            met = kept
-        for c in range(met):
-            score = partial[c] + constant
-            if score >= known:
-                size = offer(best_scores, best_ids, size, k, score, ids[np.uint32(candidates[c])])
-                if size == k and best_scores[0] > known:
-                    known = best_scores[0]
+    for q in range(out_ids.shape[0]):
+        at, n, constant = queries.offsets[q], queries.counts[q], queries.constants[q]
+        terms, weights, jumps = queries.terms[at : at + n], queries.weights[at : at + n], queries.jumps[at : at + n]
+        rest[n] = 0.0  # what terms t, t + 1, ... can add together
+        for t in range(n - 1, -1, -1):
+            x = tops[terms[t]] * model.stretch
+            rest[t] = rest[t + 1] + (weights[t] * (x / (x + model.c)) + jumps[t]) * 1.000001
+            begins[t], lines[t] = starts[terms[t]], lists.lines[terms[t]]
+            nearby = 4 * min(AHEAD, counts[terms[t]])
+            fetch(rows.ctypes.data + 4 * begins[t], nearby)
+            fetch(parts.ctypes.data + 4 * begins[t], nearby)
+        keep = 1 - 2e-6 - 2.5e-7 * n  # what rounding may do
+        shift = -np.float64(constant)
+        known, size = np.float32(0), 0
         goal = known * keep + shift
-    return size
+        for low in range(0, count, WINDOW):
+            here, found = 0, 0
+            best[:columns] = 0
+            while here < n and rest[here] >= goal:
+                t = here
+                begin, end = begins[t], (starts[terms[t]] + counts[terms[t]])
+                if low:
+                    begin = _start_of(rows, places, lines[t], starts[terms[t]], begin, end, low)
+                if low + WINDOW < count:
+                    end = _start_of(rows, places, lines[t], starts[terms[t]], begin, end, low + WINDOW)
+                begins[t], ends[t] = begin, end
+                found += end - begin
+                here += 1
+                if here == n or 2 * k > columns:
+                    scatter(rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums)
+                else:
+                    gather(rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums, every, allowed, best, columns)
+                    if found >= k:
+                        known = max(known, reached(best, columns, k) + constant)
+                        goal = known * keep + shift
+            least, met = least_of(goal - rest[here], 0.0), 0
+            if found * REVISIT < min(count - low, WINDOW):
+                for t in range(here):
+                    met = _revisit(
+                        rows, begins[t], ends[t], np.uint32(low), least, every, allowed, bits, candidates, partial, met
+                    )
+            else:
+                blocks = (min(count - low, WINDOW) + BLOCK - 1) // BLOCK
+                met = _scan(blocks, low, least, every, allowed, bits, candidates, partial)
+            if here < n:
+                met = _can_enter(
+                    table, lines, weights, jumps, mosts, rest, here, n, goal, candidates, partial, met
+                )  # fmt: skip
+            for t in range(here, n):
+                if met == 0:
+                    break
+                begins[t] = _look_up(
+                    rows, parts, places, lines[t], starts[terms[t]], begins[t], (starts[terms[t]] + counts[terms[t]]), weights[t], jumps[t],
+                    candidates, partial, met, sums, low,
+                )  # fmt: skip
+                kept = 0
+                for c in range(met):
+                    candidates[kept], partial[kept] = candidates[c], partial[c]
+                    kept += partial[c] + rest[t + 1] >= goal
+                met = kept
+            for c in range(met):
+                score = partial[c] + constant
+                if score >= known:
+                    size = offer(best_scores, best_ids, size, k, score, ids[np.uint32(candidates[c])])
+                    if size == k and best_scores[0] > known:
+                        known = best_scores[0]
+            goal = known * keep + shift
+        ranked(best_scores, best_ids, size, out_scores, out_ids, q)

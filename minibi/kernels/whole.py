@@ -19,13 +19,11 @@ from numba.extending import intrinsic
 from . import simd
 from .accumulate import BLOCK, least_of, lowest, reach, reached, scatter
 from .cache import inline, kernel
-from .heap import offer
-from .keys import fetch
+from .heap import offer, ranked
 from .matmul import ADDRESS
 from .simd import Loop, ir
 
 STEPS = np.float32(254)
-AHEAD = 64  # postings of a list asked for before they are read
 COLUMNS = 1024  # at most
 
 
@@ -72,91 +70,95 @@ def _bound(typing_context, sums, blocks, lines, weights, count, bounds, columns)
 def _threshold(bounds, blocks, k, columns):
     """A bound that at least k rows reach, 0 if that is not known."""
     if k <= BLOCK // 4:
-        return reached(columns[:BLOCK], k)
+        return reached(columns, BLOCK, k)
     if 2 * k > COLUMNS:
         return np.float32(0)
     columns[:COLUMNS] = 0
     for row in range(blocks * BLOCK):
         columns[row & (COLUMNS - 1)] = max(columns[row & (COLUMNS - 1)], bounds[row])
-    return reached(columns[:COLUMNS], k)
+    return reached(columns, COLUMNS, k)
 
 
 @kernel
-def _part(lists, model, term, code, row, length):
+def _part(rows, parts, low, count, model, code, row, length):
     """What a posting gives, from its code."""
     rest = model.c0 + model.c1 * np.float32(length)
     middle = (np.float32(code) - np.float32(0.5)) / STEPS
-    tf = np.float32(max(1.0, np.rint(rest * (middle / (1 - middle)))))
+    tf = max(np.float32(1), np.rint(rest * middle / (np.float32(1) - middle)))
     part = tf / (tf + rest)
     # the next count's part is larger by (1 - part) / (tf + 1 + rest), the one before it smaller by more
-    if code_of(part) == code and STEPS * (1 - part) > (tf + 1 + rest) * np.float32(1.001):
+    if code_of(part) == code and STEPS * (np.float32(1) - part) > (tf + np.float32(1) + rest) * np.float32(1.001):
         return part
-    low, high = lists.starts[term], lists.starts[term] + lists.counts[term]
+    high = low + count
     while low < high:
         middle_place = (low + high) >> 1
-        if lists.rows[middle_place] < row:
+        if rows[middle_place] < row:
             low = middle_place + 1
         else:
             high = middle_place
-    return lists.parts[low]
+    return parts[low]
 
 
 @kernel
 def best_of_all(
-    lists, ids, lengths, count, allowed, every, model, query, n, constant, k, work, best_scores, best_ids
+    lists, ids, lengths, count, allowed, every, model, queries, longest, k, work, out_scores, out_ids
 ):  # fmt: skip
-    """The k best of `count` rows by all n terms, as a heap; returns its size. every: all rows are allowed."""
-    terms, weights, jumps, begins, ends = query.terms, query.weights, query.jumps, query.begins, query.ends
-    rows, parts, sums, bounds, codes = lists.rows, lists.parts, work.sums, work.partial, lists.codes
-    seldom, slack, found = n, 0.0, np.int64(0)
-    if codes.shape[1] >= count:  # the terms from `seldom` on have codes; none of them is heavier than one that has not
-        while seldom and lists.lines[terms[seldom - 1]] >= 0 and jumps[seldom - 1] == 0:
-            seldom -= 1
-            begins[seldom] = codes.ctypes.data + codes.shape[1] * lists.lines[terms[seldom]]
-            fetch(begins[seldom], count)
-            query.steps[seldom] = weights[seldom] / STEPS
-            slack += query.steps[seldom]
-    for t in range(seldom):  # lists are seldom in a cache: ask for all before the first is read
-        begins[t] = lists.starts[terms[t]]
-        ends[t] = begins[t] + lists.counts[terms[t]]
-        size = 4 * min(AHEAD, lists.counts[terms[t]])
-        fetch(rows.ctypes.data + 4 * begins[t], size)
-        fetch(parts.ctypes.data + 4 * begins[t], size)
-        found += lists.counts[terms[t]]
-    for t in range(seldom):
-        scatter(rows, parts, begins[t], ends[t], np.uint32(0), weights[t], jumps[t], sums)
-    blocks, columns = (count + BLOCK - 1) // BLOCK, work.columns
-    _bound(
-        sums.ctypes.data, blocks, begins[seldom:].ctypes.data, query.steps[seldom:].ctypes.data, n - seldom,
-        bounds.ctypes.data, columns.ctypes.data,
+    """The k best of `count` rows by all terms of each query. every: all rows are allowed."""
+    rows, parts, starts, counts, lines, codes = (
+        lists.rows, lists.parts, lists.starts, lists.counts, lists.lines, lists.codes
     )  # fmt: skip
+    terms, weights, jumps, offsets = queries.terms, queries.weights, queries.jumps, queries.offsets
+    sums, bounds, columns = work.sums, work.partial, work.columns
     bits = bounds.view(np.int32)  # numbers >= 0 sort like their bits
-    if not every:
-        for row in range(count):
-            bits[row] *= allowed[row]
-        columns[:BLOCK] = 0
-        for row in range(count):
-            columns[row & (BLOCK - 1)] = max(columns[row & (BLOCK - 1)], bounds[row])
-    goal = _threshold(bounds, blocks, k, columns) - slack + constant
-    keep = 1 - 2e-6 - 2.5e-7 * n  # what rounding may do
-    least, size = least_of(goal * keep, constant), 0
-    for block in range(blocks):
-        mask = reach(bits, block, least)
-        while mask:
-            row = np.uint64(block * BLOCK) + lowest(mask)
-            mask &= mask - np.uint64(1)
-            total = sums[row]
-            for t in range(seldom, n):
-                code = codes[np.uint64(lists.lines[terms[t]]), row]
-                if code:
-                    total += weights[t] * _part(lists, model, terms[t], code, row, lengths[row])
-            size = offer(best_scores, best_ids, size, k, total + constant, ids[row])
-        if size == k and 2 * k > COLUMNS:
-            least = max(least, least_of(best_scores[0] * keep, constant))
-    if found < count // 4:
-        for t in range(seldom):
-            for i in range(np.uint64(begins[t]), np.uint64(ends[t])):
-                sums[np.uint32(rows[i])] = 0
-    else:
-        sums[:count] = 0
-    return size
+    blocks, coded = (count + BLOCK - 1) // BLOCK, codes.shape[1] >= count
+    places, steps = np.empty(longest, np.int64), np.empty(longest, np.float32)
+    best_scores, best_ids = np.empty(k, np.float32), np.empty(k, np.int64)
+    for q in range(out_ids.shape[0]):
+        first, constant, found = offsets[q], queries.constants[q], np.int64(0)
+        seldom = last = first + queries.counts[q]
+        slack, size, frequent = 0.0, 0, 0
+        # the terms from `seldom` on have codes; none of them is heavier than one that has not
+        while coded and seldom > first and lines[terms[seldom - 1]] >= 0 and jumps[seldom - 1] == 0:
+            seldom -= 1
+            places[frequent] = codes.ctypes.data + codes.shape[1] * lines[terms[seldom]]
+            steps[frequent] = weights[seldom] / STEPS
+            slack += steps[frequent]
+            frequent += 1
+        for t in range(first, seldom):
+            begin = starts[terms[t]]
+            end = begin + counts[terms[t]]
+            found += end - begin
+            scatter(rows, parts, begin, end, np.uint32(0), weights[t], jumps[t], sums)
+        _bound(
+            sums.ctypes.data, blocks, places.ctypes.data, steps.ctypes.data, frequent, bounds.ctypes.data,
+            columns.ctypes.data,
+        )  # fmt: skip
+        if not every:
+            columns[:BLOCK] = 0
+            for row in range(count):
+                bits[row] *= allowed[row]
+                columns[row & (BLOCK - 1)] = max(columns[row & (BLOCK - 1)], bounds[row])
+        keep = 1 - 2e-6 - 2.5e-7 * (last - first)  # what rounding may do
+        least = least_of((_threshold(bounds, blocks, k, columns) - slack + constant) * keep, constant)
+        for block in range(blocks):
+            mask = reach(bits, block, least)
+            while mask:
+                row = np.uint64(block * BLOCK) + lowest(mask)
+                mask &= mask - np.uint64(1)
+                total = sums[row]
+                for t in range(seldom, last):
+                    code = codes[np.uint64(lines[terms[t]]), row]
+                    if code:
+                        total += weights[t] * _part(
+                            rows, parts, starts[terms[t]], counts[terms[t]], model, code, row, lengths[row]
+                        )
+                size = offer(best_scores, best_ids, size, k, total + constant, ids[row])
+            if size == k and 2 * k > COLUMNS:
+                least = max(least, least_of(best_scores[0] * keep, constant))
+        if found < count // 4:
+            for t in range(first, seldom):
+                for i in range(np.uint64(starts[terms[t]]), np.uint64(starts[terms[t]] + counts[terms[t]])):
+                    sums[np.uint32(rows[i])] = 0
+        else:
+            sums[:count] = 0
+        ranked(best_scores, best_ids, size, out_scores, out_ids, q)
