@@ -19,7 +19,7 @@ import numpy as np
 from .cache import inline, kernel
 from .keys import bits_of
 from .maxscore import WINDOW, best_of_some
-from .whole import best_of_all
+from .whole import best_of_all, odds
 
 COLUMNS = 8192  # at most: for more than half as many hits nothing is pruned
 FEW = 16384  # rows; if there are no more, every posting is read
@@ -32,13 +32,14 @@ class Work(NamedTuple):
     candidates: np.ndarray  # int32 [WINDOW]: rows
     partial: np.ndarray  # float32 [WINDOW]: their sums so far
     columns: np.ndarray  # float32 [COLUMNS]
+    odds: np.ndarray  # float32 [256]: of codes
 
 
 def new_work():
     """To be used by one search at a time, again and again."""
     return Work(
         np.zeros(WINDOW, np.float32), np.zeros(WINDOW, np.int32), np.zeros(WINDOW, np.float32),
-        np.zeros(COLUMNS, np.float32),
+        np.zeros(COLUMNS, np.float32), odds(),
     )  # fmt: skip
 
 

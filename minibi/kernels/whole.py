@@ -79,23 +79,32 @@ def _threshold(bounds, blocks, k, columns):
     return reached(columns, COLUMNS, k)
 
 
-@kernel
-def _part(rows, parts, low, count, model, code, row, length):
-    """What a posting gives, from its code."""
+def odds():
+    """p / (1 - p) for the middle p of what each code stands for."""
+    middle = (np.arange(256) - 0.5) / float(STEPS)
+    return (middle / (1 - np.minimum(middle, 1 - 1e-6))).astype(np.float32)
+
+
+@inline
+def _part(model, odd, code, length):
+    """What a posting gives, from its code; -1 if more than one count may have that."""
     rest = model.c0 + model.c1 * np.float32(length)
-    middle = (np.float32(code) - np.float32(0.5)) / STEPS
-    tf = max(np.float32(1), np.rint(rest * middle / (np.float32(1) - middle)))
+    tf = max(np.float32(1), np.rint(rest * odd))
     part = tf / (tf + rest)
     # the next count's part is larger by (1 - part) / (tf + 1 + rest), the one before it smaller by more
-    if code_of(part) == code and STEPS * (np.float32(1) - part) > (tf + np.float32(1) + rest) * np.float32(1.001):
-        return part
-    high = low + count
+    alone = STEPS * (np.float32(1) - part) > (tf + np.float32(1) + rest) * np.float32(1.001)
+    return part if alone and code_of(part) == code else np.float32(-1)
+
+
+@kernel
+def _part_of(rows, parts, low, high, row):
+    """The same from the list, rows[low : high]."""
     while low < high:
-        middle_place = (low + high) >> 1
-        if rows[middle_place] < row:
-            low = middle_place + 1
+        middle = (low + high) >> 1
+        if rows[middle] < row:
+            low = middle + 1
         else:
-            high = middle_place
+            high = middle
     return parts[low]
 
 
@@ -108,14 +117,15 @@ def best_of_all(
         lists.rows, lists.parts, lists.starts, lists.counts, lists.lines, lists.codes
     )  # fmt: skip
     terms, weights, jumps, offsets = queries.terms, queries.weights, queries.jumps, queries.offsets
-    sums, bounds, columns = work.sums, work.partial, work.columns
+    sums, bounds, columns, inverse = work.sums, work.partial, work.columns, work.odds
+    constants, sizes = queries.constants, queries.counts
     bits = bounds.view(np.int32)  # numbers >= 0 sort like their bits
     blocks, coded = (count + BLOCK - 1) // BLOCK, codes.shape[1] >= count
     places, steps = np.empty(longest, np.int64), np.empty(longest, np.float32)
     best_scores, best_ids = np.empty(k, np.float32), np.empty(k, np.int64)
     for q in range(out_ids.shape[0]):
-        first, constant, found = offsets[q], queries.constants[q], np.int64(0)
-        seldom = last = first + queries.counts[q]
+        first, constant, found = offsets[q], constants[q], np.int64(0)
+        seldom = last = first + sizes[q]
         slack, size, frequent = 0.0, 0, 0
         # the terms from `seldom` on have codes; none of them is heavier than one that has not
         while coded and seldom > first and lines[terms[seldom - 1]] >= 0 and jumps[seldom - 1] == 0:
@@ -148,10 +158,11 @@ def best_of_all(
                 total = sums[row]
                 for t in range(seldom, last):
                     code = codes[np.uint64(lines[terms[t]]), row]
-                    if code:
-                        total += weights[t] * _part(
-                            rows, parts, starts[terms[t]], counts[terms[t]], model, code, row, lengths[row]
-                        )
+                    part = _part(model, inverse[code], code, lengths[row])
+                    if part < 0 and code:
+                        begin = starts[terms[t]]
+                        part = _part_of(rows, parts, begin, begin + counts[terms[t]], row)
+                    total += weights[t] * part if code else np.float32(0)
                 size = offer(best_scores, best_ids, size, k, total + constant, ids[row])
             if size == k and 2 * k > COLUMNS:
                 least = max(least, least_of(best_scores[0] * keep, constant))

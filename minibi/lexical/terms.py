@@ -140,11 +140,12 @@ class Reader:
 
     def _numbers(self, queries: Sequence[Sequence[Any]]) -> list[int]:
         """Of terms, -1 for one that is unknown."""
+        terms = list(chain.from_iterable(queries))
         try:
-            numbers = list(map(self.vocabulary.get, chain.from_iterable(queries), repeat(-1)))
+            numbers = list(map(self.vocabulary.get, terms, repeat(-1)))
         except TypeError:  # one that cannot be a key
-            numbers = [-1]
-        if -1 in numbers and not set(map(type, chain.from_iterable(queries))) <= {str}:
+            numbers = [-1] * len(terms)
+        if -1 in numbers and not {type(term) for term, number in zip(terms, numbers) if number < 0} <= {str}:
             self._words(queries, "query")  # says which is no term
         return numbers
 
