@@ -75,14 +75,16 @@ def reach(bits, block, least):
 
 
 @kernel
-def reached(best, count, k):
-    """A number that at least k of the first `count` of `best` reach, and close to the largest such, by halving; whole blocks, none < 0."""
-    bits = best.view(np.int32)
+def reached(address, count, k):
+    """A number that at least k of the `count` float32 at the address reach, and close to the largest such, by halving.
+
+    They are whole blocks, and none is < 0.
+    """
     low, high = np.int32(0), np.int32(0x7F800000)  # k reach the one, perhaps not the other
     while high - low > PRECISION:
         middle, reaching = low + ((high - low) >> 1), 0
         for block in range(count // BLOCK):
-            reaching += _ones(reach(bits, block, middle))
+            reaching += _ones(_reach(address + block * (4 * BLOCK), middle))
         if reaching >= k:
             low = middle
         else:

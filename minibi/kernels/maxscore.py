@@ -193,7 +193,7 @@ def best_of_some(lists, ids, count, allowed, every, model, queries, longest, k, 
                 else:
                     gather(rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums, every, allowed, best, columns)
                     if found >= k:
-                        known = max(known, reached(best, columns, k) + constant)
+                        known = max(known, reached(best.ctypes.data, columns, k) + constant)
                         goal = known * keep + shift
             least, met = least_of(goal - rest[here], 0.0), 0
             if found * REVISIT < min(count - low, WINDOW):

@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import simd
-from .accumulate import BLOCK, least_of, lowest, reach, reached, scatter
+from .accumulate import BLOCK, least_of, lowest, reach, reached
 from .cache import inline, kernel
 from .heap import offer, ranked
 from .matmul import ADDRESS
@@ -70,13 +70,13 @@ def _bound(typing_context, sums, blocks, lines, weights, count, bounds, columns)
 def _threshold(bounds, blocks, k, columns):
     """A bound that at least k rows reach, 0 if that is not known."""
     if k <= BLOCK // 4:
-        return reached(columns, BLOCK, k)
+        return reached(columns.ctypes.data, BLOCK, k)
     if 2 * k > COLUMNS:
         return np.float32(0)
     columns[:COLUMNS] = 0
     for row in range(blocks * BLOCK):
         columns[row & (COLUMNS - 1)] = max(columns[row & (COLUMNS - 1)], bounds[row])
-    return reached(columns, COLUMNS, k)
+    return reached(columns.ctypes.data, COLUMNS, k)
 
 
 def odds():
@@ -86,26 +86,26 @@ def odds():
 
 
 @inline
-def _part(model, odd, code, length):
-    """What a posting gives, from its code; -1 if more than one count may have that."""
-    rest = model.c0 + model.c1 * np.float32(length)
+def _part(rest, odd, code):
+    """(what a posting gives, from its code; whether no other count has that code), with rest = c0 + c1 * length."""
     tf = max(np.float32(1), np.rint(rest * odd))
     part = tf / (tf + rest)
     # the next count's part is larger by (1 - part) / (tf + 1 + rest), the one before it smaller by more
     alone = STEPS * (np.float32(1) - part) > (tf + np.float32(1) + rest) * np.float32(1.001)
-    return part if alone and code_of(part) == code else np.float32(-1)
+    return part, alone & (code_of(part) == code)
 
 
 @kernel
 def _part_of(rows, parts, low, high, row):
-    """The same from the list, rows[low : high]."""
+    """The same from the list, rows[low : high]; 0 if the row is not in it."""
+    last = high
     while low < high:
         middle = (low + high) >> 1
         if rows[middle] < row:
             low = middle + 1
         else:
             high = middle
-    return parts[low]
+    return parts[low] if low < last and rows[low] == row else np.float32(0)
 
 
 @kernel
@@ -121,7 +121,9 @@ def best_of_all(
     constants, sizes = queries.constants, queries.counts
     bits = bounds.view(np.int32)  # numbers >= 0 sort like their bits
     blocks, coded = (count + BLOCK - 1) // BLOCK, codes.shape[1] >= count
-    places, steps = np.empty(longest, np.int64), np.empty(longest, np.float32)
+    at, places = np.empty(longest, np.uint64), np.empty(longest, np.int64)
+    heavy, steps = np.empty(longest, np.float32), np.empty(longest, np.float32)
+    octets = codes.reshape(codes.size)
     best_scores, best_ids = np.empty(k, np.float32), np.empty(k, np.int64)
     for q in range(out_ids.shape[0]):
         first, constant, found = offsets[q], constants[q], np.int64(0)
@@ -130,15 +132,19 @@ def best_of_all(
         # the terms from `seldom` on have codes; none of them is heavier than one that has not
         while coded and seldom > first and lines[terms[seldom - 1]] >= 0 and jumps[seldom - 1] == 0:
             seldom -= 1
-            places[frequent] = codes.ctypes.data + codes.shape[1] * lines[terms[seldom]]
-            steps[frequent] = weights[seldom] / STEPS
+        for t in range(seldom, last):
+            at[frequent] = codes.shape[1] * lines[terms[t]]
+            places[frequent] = codes.ctypes.data + np.int64(at[frequent])
+            heavy[frequent], steps[frequent] = weights[t], weights[t] / STEPS
             slack += steps[frequent]
             frequent += 1
         for t in range(first, seldom):
             begin = starts[terms[t]]
             end = begin + counts[terms[t]]
             found += end - begin
-            scatter(rows, parts, begin, end, np.uint32(0), weights[t], jumps[t], sums)
+            weight, jump = weights[t], jumps[t]
+            for i in range(np.uint64(begin), np.uint64(end)):
+                sums[np.uint32(rows[i])] += weight * parts[i] + jump
         _bound(
             sums.ctypes.data, blocks, places.ctypes.data, steps.ctypes.data, frequent, bounds.ctypes.data,
             columns.ctypes.data,
@@ -155,14 +161,17 @@ def best_of_all(
             while mask:
                 row = np.uint64(block * BLOCK) + lowest(mask)
                 mask &= mask - np.uint64(1)
-                total = sums[row]
-                for t in range(seldom, last):
-                    code = codes[np.uint64(lines[terms[t]]), row]
-                    part = _part(model, inverse[code], code, lengths[row])
-                    if part < 0 and code:
+                total, rest, doubt = sums[row], model.c0 + model.c1 * np.float32(lengths[row]), False
+                for t in range(frequent):  # no branch: the processor could not foretell it
+                    code = octets[np.uint64(at[t]) + row]
+                    part, sure = _part(rest, inverse[code], code)
+                    total += heavy[t] * (part * np.float32(code > 0))
+                    doubt |= (code > 0) & (not sure)
+                if doubt:
+                    total = sums[row]
+                    for t in range(seldom, last):
                         begin = starts[terms[t]]
-                        part = _part_of(rows, parts, begin, begin + counts[terms[t]], row)
-                    total += weights[t] * part if code else np.float32(0)
+                        total += weights[t] * _part_of(rows, parts, begin, begin + counts[terms[t]], row)
                 size = offer(best_scores, best_ids, size, k, total + constant, ids[row])
             if size == k and 2 * k > COLUMNS:
                 least = max(least, least_of(best_scores[0] * keep, constant))
