@@ -17,6 +17,7 @@ from .accumulate import BLOCK, gather, least_of, lowest, reach, reached, scatter
 from .cache import inline, kernel
 from .heap import offer, ranked
 from .keys import fetch
+from .memory import float_at
 
 WINDOW = 1 << 18  # rows that are searched together; their sums take 1 MB
 REVISIT = 8  # with less than one posting for so many rows, sums are revisited posting by posting, not block by block
@@ -151,7 +152,8 @@ def best_of_some(lists, ids, count, allowed, every, model, queries, longest, k, 
     sums, candidates, partial, best = work.sums, work.candidates, work.partial, work.columns
     begins, ends, lines = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.int64)
     rest, mosts = np.empty(longest + 1, np.float64), np.ones(256, np.float64)
-    best_scores, best_ids = np.empty(k, np.float32), np.empty(k, np.int64)
+    heap_scores, heap_ids = np.zeros(k + 1, np.float32), np.zeros(k + 1, np.int64)
+    best_scores, best_ids = heap_scores.ctypes.data, heap_ids.ctypes.data
     bits = sums.view(np.int32)  # numbers >= 0 sort like their bits
     for code in range(255):  # x / (x + c) at most
         x = code / (255.0 - code) * model.stretch
@@ -224,7 +226,8 @@ def best_of_some(lists, ids, count, allowed, every, model, queries, longest, k, 
                 score = partial[c] + constant
                 if score >= known:
                     size = offer(best_scores, best_ids, size, k, score, ids[np.uint32(candidates[c])])
-                    if size == k and best_scores[0] > known:
-                        known = best_scores[0]
+                    if size == k and float_at(best_scores) > known:
+                        known = float_at(best_scores)
             goal = known * keep + shift
         ranked(best_scores, best_ids, size, out_scores, out_ids, q)
+    heap_scores[0], heap_ids[0] = 0, 0  # the arrays must live until here

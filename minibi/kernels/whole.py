@@ -21,6 +21,7 @@ from .accumulate import BLOCK, least_of, lowest, reach, reached
 from .cache import inline, kernel
 from .heap import offer, ranked
 from .matmul import ADDRESS
+from .memory import float_at
 from .simd import Loop, ir
 
 STEPS = np.float32(254)
@@ -124,7 +125,8 @@ def best_of_all(
     at, places = np.empty(longest, np.uint64), np.empty(longest, np.int64)
     heavy, steps = np.empty(longest, np.float32), np.empty(longest, np.float32)
     octets = codes.reshape(codes.size)
-    best_scores, best_ids = np.empty(k, np.float32), np.empty(k, np.int64)
+    heap_scores, heap_ids = np.zeros(k + 1, np.float32), np.zeros(k + 1, np.int64)
+    best_scores, best_ids = heap_scores.ctypes.data, heap_ids.ctypes.data
     for q in range(out_ids.shape[0]):
         first, constant, found = offsets[q], constants[q], np.int64(0)
         seldom = last = first + sizes[q]
@@ -174,7 +176,7 @@ def best_of_all(
                         total += weights[t] * _part_of(rows, parts, begin, begin + counts[terms[t]], row)
                 size = offer(best_scores, best_ids, size, k, total + constant, ids[row])
             if size == k and 2 * k > COLUMNS:
-                least = max(least, least_of(best_scores[0] * keep, constant))
+                least = max(least, least_of(float_at(best_scores) * keep, constant))
         if found < count // 4:
             for t in range(first, seldom):
                 for i in range(np.uint64(starts[terms[t]]), np.uint64(starts[terms[t]] + counts[terms[t]])):
@@ -182,3 +184,4 @@ def best_of_all(
         else:
             sums[:count] = 0
         ranked(best_scores, best_ids, size, out_scores, out_ids, q)
+    heap_scores[0], heap_ids[0] = 0, 0  # the arrays must live until here
