@@ -24,6 +24,7 @@ from .matmul import ADDRESS
 from .memory import float_at
 from .simd import Loop, ir
 
+STRETCH = 2 * BLOCK
 STEPS = np.float32(254)
 COLUMNS = 1024  # at most
 
@@ -35,16 +36,17 @@ def code_of(part):
 
 
 @intrinsic
-def _bound(typing_context, sums, blocks, lines, weights, count, bounds, columns):
-    """bounds = sums + weights @ codes, for blocks of 64 rows; the largest of every 64th of them to `columns`.
+def _bound(typing_context, sums, stretches, lines, weights, count, bounds, columns):
+    """bounds = sums + weights @ codes, for stretches of 128 rows; the largest of every 64th of them to `columns`.
 
     lines: int64 [count], the addresses of the terms' codes; weights: float32 [count].
     """
 
     def generate(context, builder, signature, args):
-        e, (sums, blocks, lines, weights, count, bounds, columns) = builder, args
-        octets, parts = ir.VectorType(simd.i8, simd.LANES), range(BLOCK // simd.LANES)
-        with Loop(e, e.mul(blocks, simd.i64(BLOCK)), [simd.constant(e, 0.0) for _ in parts], step=BLOCK) as loop:
+        e, (sums, stretches, lines, weights, count, bounds, columns) = builder, args
+        octets, parts = ir.VectorType(simd.i8, simd.LANES), range(STRETCH // simd.LANES)
+        nothing = [simd.constant(e, 0.0)] * (BLOCK // simd.LANES)
+        with Loop(e, e.mul(stretches, simd.i64(STRETCH)), nothing, step=STRETCH) as loop:
             here = e.mul(loop.index, simd.i64(4))
             totals = [simd.load(e, e.add(sums, here), 4 * simd.LANES * i) for i in parts]
             with Loop(e, count, totals) as term:
@@ -59,7 +61,10 @@ def _bound(typing_context, sums, blocks, lines, weights, count, bounds, columns)
                 term.next(*following)
             for i, total in enumerate(term.results):
                 simd.store(e, total, e.add(bounds, here), 4 * simd.LANES * i)
-            loop.next(*(total.max(best) for total, best in zip(term.results, loop.carried, strict=True)))
+            best = loop.carried
+            for half in term.results[: len(best)], term.results[len(best) :]:
+                best = [total.max(most) for total, most in zip(half, best, strict=True)]
+            loop.next(*best)
         for i, best in enumerate(loop.results):
             simd.store(e, best, columns, 4 * simd.LANES * i)
         return context.get_dummy_value()
@@ -148,7 +153,7 @@ def best_of_all(
             for i in range(np.uint64(begin), np.uint64(end)):
                 sums[np.uint32(rows[i])] += weight * parts[i] + jump
         _bound(
-            sums.ctypes.data, blocks, places.ctypes.data, steps.ctypes.data, frequent, bounds.ctypes.data,
+            sums.ctypes.data, (count + STRETCH - 1) // STRETCH, places.ctypes.data, steps.ctypes.data, frequent, bounds.ctypes.data,
             columns.ctypes.data,
         )  # fmt: skip
         if not every:

@@ -32,8 +32,9 @@ SMALL = 4096  # postings; below, tidying up is not worth a thought
 DRIFT = 0.1
 BLOCK = 64  # rows that share an entry of the table, as in kernels.lexical
 SELDOM = 128  # a term in fewer than 1 / SELDOM of the rows gets no line in the table
+STRETCH = 2 * BLOCK  # codes come in multiples of it
 FEW = 16384  # rows; a collection of no more has codes instead of a table,
-FREQUENT = 24  # for terms in 1 / FREQUENT of the rows
+FREQUENT = 16  # for terms in 1 / FREQUENT of the rows
 OFTEN = 64  # and in so many at least
 
 
@@ -301,7 +302,7 @@ def empty_lists(
     """Room for the postings of terms that so many of the `rows` documents hold."""
     small = rows <= FEW
     often = (dfs >= (max(OFTEN, rows // FREQUENT) if small else rows // SELDOM)) & (rows > 0)
-    blocks, columns = (0, -(-_limit(rows) // BLOCK) * BLOCK) if small else (rows // BLOCK, 0)
+    blocks, columns = (0, -(-_limit(rows) // STRETCH) * STRETCH) if small else (rows // BLOCK, 0)
     return Lists(
         rows=np.zeros(places, np.int32), tfs=np.zeros(places, np.int32), parts=np.zeros(places, np.float32),
         starts=starts, counts=np.zeros_like(dfs), caps=caps, dfs=dfs,
