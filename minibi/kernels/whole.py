@@ -129,6 +129,7 @@ def best_of_all(
     blocks, coded = (count + BLOCK - 1) // BLOCK, codes.shape[1] >= count
     at, places = np.empty(longest, np.uint64), np.empty(longest, np.int64)
     heavy, steps = np.empty(longest, np.float32), np.empty(longest, np.float32)
+    masks, touched_blocks = np.empty(blocks + 1, np.uint64), np.empty(blocks + 1, np.int64)
     octets = codes.reshape(codes.size)
     heap_scores, heap_ids = np.zeros(k + 1, np.float32), np.zeros(k + 1, np.int64)
     best_scores, best_ids = heap_scores.ctypes.data, heap_ids.ctypes.data
@@ -163,13 +164,19 @@ def best_of_all(
                 columns[row & (BLOCK - 1)] = max(columns[row & (BLOCK - 1)], bounds[row])
         keep = 1 - 2e-6 - 2.5e-7 * (last - first)  # what rounding may do
         least = least_of((_threshold(bounds, blocks, k, columns) - slack + constant) * keep, constant)
-        for block in range(blocks):
-            mask = reach(bits, block, least)
+        touched = 0
+        for block in range(blocks):  # no branch: the processor could not foretell it
+            masks[touched], touched_blocks[touched] = reach(bits, block, least), block
+            touched += masks[touched] != 0
+        for i in range(touched):
+            mask = masks[i]
             while mask:
-                row = np.uint64(block * BLOCK) + lowest(mask)
+                row = np.uint64(touched_blocks[i] * BLOCK) + lowest(mask)
                 mask &= mask - np.uint64(1)
+                if bits[row] < least:
+                    continue
                 total, rest, doubt = sums[row], model.c0 + model.c1 * np.float32(lengths[row]), False
-                for t in range(frequent):  # no branch: the processor could not foretell it
+                for t in range(frequent):  # nor here
                     code = octets[np.uint64(at[t]) + row]
                     part, sure = _part(rest, inverse[code], code)
                     total += heavy[t] * (part * np.float32(code > 0))
@@ -180,8 +187,8 @@ def best_of_all(
                         begin = starts[terms[t]]
                         total += weights[t] * _part_of(rows, parts, begin, begin + counts[terms[t]], row)
                 size = offer(best_scores, best_ids, size, k, total + constant, ids[row])
-            if size == k and 2 * k > COLUMNS:
-                least = max(least, least_of(float_at(best_scores) * keep, constant))
+                if size == k and 2 * k > COLUMNS:
+                    least = max(least, least_of(float_at(best_scores) * keep, constant))
         if found < count // 4:
             for t in range(first, seldom):
                 for i in range(np.uint64(starts[terms[t]]), np.uint64(starts[terms[t]] + counts[terms[t]])):

@@ -34,7 +34,7 @@ BLOCK = 64  # rows that share an entry of the table, as in kernels.lexical
 SELDOM = 128  # a term in fewer than 1 / SELDOM of the rows gets no line in the table
 STRETCH = 2 * BLOCK  # codes come in multiples of it
 FEW = 16384  # rows; a collection of no more has codes instead of a table,
-FREQUENT = 16  # for terms in 1 / FREQUENT of the rows
+FREQUENT = 32  # for terms in 1 / FREQUENT of the rows
 OFTEN = 64  # and in so many at least
 
 
