@@ -123,17 +123,16 @@ def search(lists, ids, lengths, rows, allowed, every, model, batch, work, k, out
 
     batch: (terms, weights, offsets): query q has terms[offsets[q] : offsets[q + 1]], each weighed with its idf and a
     weight >= 0 (without weights: 1); a term < 0 is none. lengths: int32 per row. rows: how many there are. allowed:
-    uint8 per row; every: all are allowed. `lists` must be weighed for all terms. While one query is answered, the next
-    one's lists are on their way from memory.
+    uint8 per row; every: all are allowed. `lists` must be weighed for all terms.
     """
     longest = 0
     for q in range(out_ids.shape[0]):
         longest = max(longest, batch.offsets[q + 1] - batch.offsets[q])
     total = batch.offsets[out_ids.shape[0]] - batch.offsets[0]
+    singles, whole = np.empty((2, total), np.float32), np.empty((2, out_ids.shape[0]), np.int64)
     queries = Queries(
-        np.empty(total, np.int32), np.empty(total, np.float32), np.empty(total, np.float32),
-        np.empty(out_ids.shape[0], np.int64), np.empty(out_ids.shape[0], np.int64), np.empty(out_ids.shape[0], np.float32),
-    )  # fmt: skip
+        np.empty(total, np.int32), singles[0], singles[1], whole[0], whole[1], np.empty(out_ids.shape[0], np.float32)
+    )
     _prepare(lists, model, batch, longest, queries)
     if rows <= FEW:
         best_of_all(lists, ids, lengths, rows, allowed, every, model, queries, longest, k, work, out_scores, out_ids)

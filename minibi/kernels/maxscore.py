@@ -150,7 +150,8 @@ def best_of_some(lists, ids, count, allowed, every, model, queries, longest, k, 
     rows, parts, starts, counts = lists.rows, lists.parts, lists.starts, lists.counts
     table, places, tops = lists.table, lists.places, lists.tops
     sums, candidates, partial, best = work.sums, work.candidates, work.partial, work.columns
-    begins, ends, lines = np.empty(longest, np.int64), np.empty(longest, np.int64), np.empty(longest, np.int64)
+    places_of = np.empty((4, longest), np.int64)
+    begins, ends, lasts, lines = places_of[0], places_of[1], places_of[2], places_of[3]
     rest, mosts = np.empty(longest + 1, np.float64), np.ones(256, np.float64)
     heap_scores, heap_ids = np.zeros(k + 1, np.float32), np.zeros(k + 1, np.int64)
     best_scores, best_ids = heap_scores.ctypes.data, heap_ids.ctypes.data
@@ -169,8 +170,8 @@ def best_of_some(lists, ids, count, allowed, every, model, queries, longest, k, 
         for t in range(n - 1, -1, -1):
             x = tops[terms[t]] * model.stretch
             rest[t] = rest[t + 1] + (weights[t] * (x / (x + model.c)) + jumps[t]) * 1.000001
-            begins[t], lines[t] = starts[terms[t]], lists.lines[terms[t]]
-            nearby = 4 * min(AHEAD, counts[terms[t]])
+            begins[t], lasts[t] = starts[terms[t]], starts[terms[t]] + counts[terms[t]]
+            lines[t], nearby = lists.lines[terms[t]], 4 * min(AHEAD, counts[terms[t]])
             fetch(rows.ctypes.data + 4 * begins[t], nearby)
             fetch(parts.ctypes.data + 4 * begins[t], nearby)
         keep = 1 - 2e-6 - 2.5e-7 * n  # what rounding may do
@@ -182,7 +183,7 @@ def best_of_some(lists, ids, count, allowed, every, model, queries, longest, k, 
             best[:columns] = 0
             while here < n and rest[here] >= goal:
                 t = here
-                begin, end = begins[t], (starts[terms[t]] + counts[terms[t]])
+                begin, end = begins[t], lasts[t]
                 if low:
                     begin = _start_of(rows, places, lines[t], starts[terms[t]], begin, end, low)
                 if low + WINDOW < count:
@@ -193,7 +194,9 @@ def best_of_some(lists, ids, count, allowed, every, model, queries, longest, k, 
                 if here == n or 2 * k > columns:
                     scatter(rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums)
                 else:
-                    gather(rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums, every, allowed, best, columns)
+                    gather(
+                        rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums, every, allowed, best, columns
+                    )  # fmt: skip
                     if found >= k:
                         known = max(known, reached(best.ctypes.data, columns, k) + constant)
                         goal = known * keep + shift
@@ -214,7 +217,7 @@ def best_of_some(lists, ids, count, allowed, every, model, queries, longest, k, 
                 if met == 0:
                     break
                 begins[t] = _look_up(
-                    rows, parts, places, lines[t], starts[terms[t]], begins[t], (starts[terms[t]] + counts[terms[t]]), weights[t], jumps[t],
+                    rows, parts, places, lines[t], starts[terms[t]], begins[t], lasts[t], weights[t], jumps[t],
                     candidates, partial, met, sums, low,
                 )  # fmt: skip
                 kept = 0

@@ -24,9 +24,9 @@ from .matmul import ADDRESS
 from .memory import float_at
 from .simd import Loop, ir
 
-STRETCH = 2 * BLOCK
+STRETCH = 2 * BLOCK  # rows
 STEPS = np.float32(254)
-COLUMNS = 1024  # at most
+COLUMNS = 1024  # at most; for more than half as many hits the threshold is the worst of those found so far
 
 
 @inline
@@ -154,8 +154,8 @@ def best_of_all(
             for i in range(np.uint64(begin), np.uint64(end)):
                 sums[np.uint32(rows[i])] += weight * parts[i] + jump
         _bound(
-            sums.ctypes.data, (count + STRETCH - 1) // STRETCH, places.ctypes.data, steps.ctypes.data, frequent, bounds.ctypes.data,
-            columns.ctypes.data,
+            sums.ctypes.data, (count + STRETCH - 1) // STRETCH, places.ctypes.data, steps.ctypes.data, frequent,
+            bounds.ctypes.data, columns.ctypes.data,
         )  # fmt: skip
         if not every:
             columns[:BLOCK] = 0
@@ -163,7 +163,7 @@ def best_of_all(
                 bits[row] *= allowed[row]
                 columns[row & (BLOCK - 1)] = max(columns[row & (BLOCK - 1)], bounds[row])
         keep = 1 - 2e-6 - 2.5e-7 * (last - first)  # what rounding may do
-        least = least_of((_threshold(bounds, blocks, k, columns) - slack + constant) * keep, constant)
+        least = least_of(_threshold(bounds, blocks, k, columns) * keep - slack * 1.000001 + constant, constant)
         touched = 0
         for block in range(blocks):  # no branch: the processor could not foretell it
             masks[touched], touched_blocks[touched] = reach(bits, block, least), block

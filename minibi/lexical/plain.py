@@ -122,8 +122,8 @@ def stale(moments: NDArray, used: int, moment: int, terms: NDArray) -> bool:
 
 
 def search(
-    lists: Any, ids: NDArray, lengths: NDArray, rows: int, allowed: NDArray, every: bool, model: Model, batch: Any, work: None, k: int,
-    out_scores: NDArray, out_ids: NDArray,
+    lists: Any, ids: NDArray, lengths: NDArray, rows: int, allowed: NDArray, every: bool, model: Model, batch: Any,
+    work: None, k: int, out_scores: NDArray, out_ids: NDArray,
 ) -> None:  # fmt: skip
     """The k best of each query, by summing up every document."""
     out_scores[:], out_ids[:] = -np.inf, -1

@@ -10,6 +10,7 @@ tf / (tf + c B) of each, belong to the moment of the index at which `weigh` comp
 moment. So a change costs nothing here, the first search after it about what reading the lists of its terms costs, and
 later ones read numbers that are ready.
 
+`codes`, of small collections, are a byte for what a frequent term gives to each row, of the same moment as `parts`.
 `tops`, the largest x = tf / B of each list, are bounds for a search to prune with. They belong to the average length at
 `reference` and are computed anew when the average has drifted by a tenth, which takes changes to about a tenth of the
 collection.
@@ -32,8 +33,8 @@ SMALL = 4096  # postings; below, tidying up is not worth a thought
 DRIFT = 0.1
 BLOCK = 64  # rows that share an entry of the table, as in kernels.lexical
 SELDOM = 128  # a term in fewer than 1 / SELDOM of the rows gets no line in the table
-STRETCH = 2 * BLOCK  # codes come in multiples of it
-FEW = 16384  # rows; a collection of no more has codes instead of a table,
+STRETCH = 128  # rows; codes come in multiples of it
+FEW = 16384  # rows, as in kernels.lexical; a collection of no more has codes instead of a table,
 FREQUENT = 32  # for terms in 1 / FREQUENT of the rows
 OFTEN = 64  # and in so many at least
 
