@@ -195,7 +195,8 @@ def best_of_some(lists, ids, count, allowed, every, model, queries, longest, k, 
                     scatter(rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums)
                 else:
                     gather(
-                        rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums, every, allowed, best, columns
+                        rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums, every, allowed, best,
+                        columns,
                     )  # fmt: skip
                     if found >= k:
                         known = max(known, reached(best.ctypes.data, columns, k) + constant)
