@@ -6,7 +6,7 @@ heaviest weight down, of
 
     weight * part + jump,  part = tf / (tf + c0 + c1 * length)
 
-Small collections are added up whole (`kernels.accumulate`), large ones searched by MaxScore (`kernels.maxscore`). The
+Small collections are bounded whole (`kernels.whole`), large ones searched by MaxScore (`kernels.maxscore`). The
 plain twin is `minibi.lexical.plain`.
 """
 
@@ -16,109 +16,95 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .accumulate import BLOCK, best_of_all
 from .cache import inline, kernel
-from .heap import sift_down
 from .keys import bits_of
-from .maxscore import WIDE, WINDOW, best_of_some, known_to_be_reached
+from .maxscore import WINDOW, best_of_some
+from .whole import best_of_all, odds
 
-FEW = 2 * WINDOW  # rows; if there are no more, every posting is read
+COLUMNS = 8192  # at most: for more than half as many hits nothing is pruned
+FEW = 16384  # rows; if there are no more, every posting is read
 
 
 class Work(NamedTuple):
     """Room for one window."""
 
-    sums: np.ndarray  # float32 [WIDE], zeros between windows
-    candidates: np.ndarray  # int64 [WIDE]: rows
-    partial: np.ndarray  # float32 [WIDE]: their sums so far
-    needed: np.ndarray  # float64 [WINDOW / BLOCK]: the least sum of a candidate, block by block
-    columns: np.ndarray  # float32 [BLOCK]
+    sums: np.ndarray  # float32 [WINDOW], zeros between windows
+    candidates: np.ndarray  # int32 [WINDOW]: rows
+    partial: np.ndarray  # float32 [WINDOW]: their sums so far
+    columns: np.ndarray  # float32 [COLUMNS]
+    odds: np.ndarray  # float32 [256]: of codes
 
 
 def new_work():
     """To be used by one search at a time, again and again."""
     return Work(
-        np.zeros(WIDE, np.float32), np.zeros(WIDE, np.int64), np.zeros(WIDE, np.float32),
-        np.zeros(WINDOW // BLOCK, np.float64), np.zeros(BLOCK, np.float32),
+        np.zeros(WINDOW, np.float32), np.zeros(WINDOW, np.int32), np.zeros(WINDOW, np.float32),
+        np.zeros(COLUMNS, np.float32), odds(),
     )  # fmt: skip
 
 
-class Query(NamedTuple):
-    """A query's terms from the heaviest weight down, and where the reading of each list stands."""
+class Queries(NamedTuple):
+    """Query q has the terms offsets[q], ..., offsets[q] + counts[q] - 1, from the heaviest weight down."""
 
     terms: np.ndarray  # int32
     weights: np.ndarray  # float32
     jumps: np.ndarray  # float32
-    rest: np.ndarray  # float64 [n + 1]: what terms i, i + 1, ... can add together
-    lasts: np.ndarray  # int64: where the list ends in the arena
-    begins: np.ndarray  # int64: the part of the list in the window,
-    ends: np.ndarray  # ending at the latest with the last posting
-    finals: np.ndarray  # int64: the last row of the list
-    density: np.ndarray  # float64: postings per row
-    lines: np.ndarray  # int64: of the table
-    left: np.ndarray  # float64 [n + 1]: like `rest`, in the window alone
-    mosts: np.ndarray  # float64 [256]: x / (x + c) at most, for each code of the table
-    totals: np.ndarray  # float64: scratch
-    keys: np.ndarray  # int64: scratch
+    offsets: np.ndarray  # int64 [Q]
+    counts: np.ndarray  # int64 [Q]
+    constants: np.ndarray  # float32 [Q]: what all documents get
 
 
 @inline
-def _sort(keys, n):
-    """Few as a rule: each is put in its place among those before."""
-    if n > 32:
-        keys[:n].sort()
-        return
-    for i in range(1, n):
-        key, at = keys[i], i
-        while at and keys[at - 1] > key:
-            keys[at] = keys[at - 1]
-            at -= 1
-        keys[at] = key
+def _slot(slots, found, term):
+    """Where the term is, or would be."""
+    at = (np.uint32(term) * np.uint32(0x9E3779B1)) >> np.uint32(7) & np.uint32(slots.shape[0] - 1)
+    while slots[at] >= 0 and found[slots[at]] != term:
+        at = (at + np.uint32(1)) & np.uint32(slots.shape[0] - 1)
+    return at
 
 
 @kernel
-def _prepare(lists, model, terms, weights, query):
-    """Fills `query` with the terms that count, repeated ones added up; returns how many, and what all documents get."""
-    n, keys = 0, query.keys
-    for i in range(terms.shape[0]):
-        if 0 <= terms[i] < lists.idfs.shape[0] and lists.idfs[terms[i]] > 0:
-            keys[n] = (np.int64(terms[i]) << 32) | i
-            n += 1
-    _sort(keys, n)
-    distinct, i = 0, 0
-    while i < n:  # equal terms are neighbours now, in the order of the query
-        term, position, total = keys[i] >> 32, keys[i] & 0xFFFFFFFF, 0.0
-        while i < n and keys[i] >> 32 == term:
-            weight = weights[keys[i] & 0xFFFFFFFF] if weights.shape[0] else 1.0
-            total += weight * lists.idfs[term]
-            i += 1
-        if total > 0:
-            query.totals[position] = total
-            keys[distinct] = (np.int64(0x7FFFFFFF - bits_of(np.float32(total))) << 32) | position
-            distinct += 1
-    _sort(keys, distinct)
-    constant = 0.0
-    for i in range(distinct):
-        position = keys[i] & 0xFFFFFFFF
-        total = query.totals[position]
-        query.terms[i] = terms[position]
-        query.weights[i], query.jumps[i] = total * model.scale, total * model.jump
-        constant += total * model.everywhere
-    return distinct, np.float32(constant)
-
-
-@kernel
-def _bound(lists, model, n, query):
-    """What each term, and each code of the table, can give at most."""
-    query.rest[n] = 0.0
-    for i in range(n - 1, -1, -1):
-        x = lists.tops[query.terms[i]] * model.stretch
-        most = query.weights[i] * (x / (x + model.c)) + query.jumps[i]
-        query.rest[i] = query.rest[i + 1] + most * 1.000001
-    for code in range(255):
-        x = code / (255.0 - code) * model.stretch
-        query.mosts[code] = x / (x + model.c) * 1.000001
-    query.mosts[255] = 1.000001
+def _prepare(lists, model, batch, longest, queries):
+    """Fills `queries` with the terms that count, repeated ones added up."""
+    idfs, terms, weights, offsets = lists.idfs, batch.terms, batch.weights, batch.offsets
+    out_terms, out_weights, out_jumps = queries.terms, queries.weights, queries.jumps
+    out_offsets, out_counts, out_constants = queries.offsets, queries.counts, queries.constants
+    room = 64
+    while room < 2 * longest:
+        room *= 2
+    found, totals, slots = np.empty(longest, np.int32), np.empty(longest, np.float64), np.full(room, -1, np.int32)
+    keys, order, out = np.empty(longest, np.int64), np.empty(longest, np.int64), 0
+    for q in range(out_counts.shape[0]):
+        n, distinct, constant = 0, 0, 0.0
+        for i in range(offsets[q], offsets[q + 1]):
+            term = terms[i]
+            if 0 <= term < idfs.shape[0]:
+                at = _slot(slots, found, term)
+                if slots[at] < 0:
+                    slots[at], found[n], totals[n] = n, term, 0.0
+                    n += 1
+                totals[slots[at]] += (weights[i] if weights.shape[0] else 1.0) * idfs[term]
+        for i in range(n - 1, -1, -1):  # the last first, or those that had to look further would not be found
+            slots[_slot(slots, found, found[i])] = -1
+            if totals[i] > 0:
+                keys[distinct] = (np.int64(0x7FFFFFFF - bits_of(np.float32(totals[i]))) << 32) | i
+                distinct += 1
+        if distinct > 32:
+            keys[:distinct].sort()
+        for i in range(distinct):
+            place = i
+            if distinct <= 32:  # few as a rule: each is compared with all
+                place = 0
+                for j in range(distinct):
+                    place += keys[j] < keys[i]
+            order[place] = keys[i] & 0xFFFFFFFF
+        out_offsets[q], out_counts[q] = out, distinct
+        for i in range(distinct):
+            total = totals[order[i]]
+            out_terms[out], out_weights[out], out_jumps[out] = found[order[i]], total * model.scale, total * model.jump
+            constant += total * model.everywhere
+            out += 1
+        out_constants[q] = constant
 
 
 @kernel
@@ -131,38 +117,24 @@ def stale(moments, used, moment, terms):
 
 
 @kernel
-def search(lists, ids, rows, allowed, every, model, batch, work, k, out_scores, out_ids):
+def search(lists, ids, lengths, rows, allowed, every, model, batch, work, k, out_scores, out_ids):
     """The k best of each query, best first, equal scores by smaller id; the rest of out, float32 and int64 [Q, >= k],
     becomes -inf and -1.
 
     batch: (terms, weights, offsets): query q has terms[offsets[q] : offsets[q + 1]], each weighed with its idf and a
-    weight >= 0 (without weights: 1); a term < 0 is none. rows: how many there are. allowed: uint8 per row; every: all
-    are allowed. `lists` must be weighed for all terms.
+    weight >= 0 (without weights: 1); a term < 0 is none. lengths: int32 per row. rows: how many there are. allowed:
+    uint8 per row; every: all are allowed. `lists` must be weighed for all terms.
     """
     longest = 0
     for q in range(out_ids.shape[0]):
         longest = max(longest, batch.offsets[q + 1] - batch.offsets[q])
-    whole, reals = np.empty((7, longest), np.int64), np.empty((4, longest + 1), np.float64)
-    query = Query(
-        np.empty(longest, np.int32), np.empty(longest, np.float32), np.empty(longest, np.float32),
-        reals[0], whole[0], whole[1], whole[2], whole[3], reals[1], whole[4], reals[2], np.empty(256, np.float64),
-        reals[3], whole[5],
-    )  # fmt: skip
-    best_scores, best_ids = np.empty(k, np.float32), np.empty(k, np.int64)
-    for q in range(out_ids.shape[0]):
-        begin, end = batch.offsets[q], batch.offsets[q + 1]
-        weights = batch.weights[begin:end]  # none, or one for each
-        n, constant = _prepare(lists, model, batch.terms[begin:end], weights, query)
-        if rows <= FEW:
-            size = best_of_all(lists, ids, rows, allowed, every, query, n, constant, k, work, best_scores, best_ids)
-        else:
-            _bound(lists, model, n, query)
-            known = known_to_be_reached(lists, ids, allowed, every, query, n, constant, k, work, best_scores, best_ids)
-            size = best_of_some(lists, ids, allowed, every, query, n, constant, k, known, work, best_scores, best_ids)
-        for i in range(size, out_ids.shape[1]):
-            out_scores[q, i], out_ids[q, i] = -np.inf, -1
-        while size:  # the worst first, from the back
-            size -= 1
-            out_scores[q, size], out_ids[q, size] = best_scores[0], best_ids[0]
-            best_scores[0], best_ids[0] = best_scores[size], best_ids[size]
-            sift_down(best_scores, best_ids, size)
+    total = batch.offsets[out_ids.shape[0]] - batch.offsets[0]
+    singles, whole = np.empty((2, total), np.float32), np.empty((2, out_ids.shape[0]), np.int64)
+    queries = Queries(
+        np.empty(total, np.int32), singles[0], singles[1], whole[0], whole[1], np.empty(out_ids.shape[0], np.float32)
+    )
+    _prepare(lists, model, batch, longest, queries)
+    if rows <= FEW:
+        best_of_all(lists, ids, lengths, rows, allowed, every, model, queries, longest, k, work, out_scores, out_ids)
+    else:
+        best_of_some(lists, ids, rows, allowed, every, model, queries, longest, k, work, out_scores, out_ids)

@@ -1,29 +1,29 @@
-"""MaxScore, window by window: the k best of many rows from a part of their postings.
+"""MaxScore, term by term: the k best of many rows from a part of their postings.
 
-MaxScore (Turtle & Flood 1995): once the k-th best score so far exceeds what the lightest terms can add together, no
-document that has only those can enter, so their lists need not be read; they are looked up for single candidates. The
-rest is gathered as Lucene's bulk scorer does: in windows of rows whose sums fit the first-level cache. Block-max
-(Ding & Suel 2011): what a frequent term can add at most is known for every block of 64 rows. A first pass over the
-rarest terms alone gives the threshold to begin with.
+MaxScore (Turtle & Flood 1995): lists are added up from the heaviest term down. Once the k-th best sum exceeds what the
+remaining terms can add together, no document that has only those can enter: their lists are not read, they are looked
+up for the documents that were met. Block-max (Ding & Suel 2011): what a frequent term can add at most is known for
+every block of 64 rows, which spares most look-ups.
+
+The k-th best sum is not known while sums grow, but a bound is: rows are dealt to columns, each remembers its best sum,
+and the k-th best column is a score that k documents reach.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from .accumulate import BLOCK, least_of, lowest, reach, scatter
+from .accumulate import BLOCK, gather, least_of, lowest, reach, reached, scatter
 from .cache import inline, kernel
-from .heap import offer
+from .heap import offer, ranked
 from .keys import fetch
+from .memory import float_at
 
-WINDOW = 8192  # rows; their sums take 32 KB
-WIDE = 8 * WINDOW  # where few postings are expected
-SPARSE = 16  # with less than one posting expected for so many rows, windows are wide
-REVISIT = 3  # with less than one for so many, sums are revisited posting by posting, not block by block
-WARM_SHARE = 8  # the first pass may read 1 / WARM_SHARE of the postings
-WORTH = 2048  # postings; where the first pass may not read so many, there is none
+WINDOW = 1 << 18  # rows that are searched together; their sums take 1 MB
+REVISIT = 8  # with less than one posting for so many rows, sums are revisited posting by posting, not block by block
 LOOK_UP = 16  # looking up one candidate takes as long as reading so many postings
-NOWHERE, NO_BLOCK = np.int64(2**31), np.uint64(2**31)
+AHEAD = 64  # postings of a list asked for before they are read
+NO_BLOCK = np.uint64(2**31)
 
 
 @inline
@@ -96,160 +96,142 @@ def _look_up(rows, parts, places, line, start, first, last, weight, jump, candid
     return first
 
 
-@inline
-def _window_bounds(table, line, first, weight, jump, mosts):
-    """What a term can give to any row of the window whose first block is `first`."""
-    most, codes = np.uint8(0), table[line, first : first + WINDOW // BLOCK]
-    for i in range(codes.shape[0]):
-        most = max(most, codes[i])
-    return weight * mosts[most] + jump if most else 0.0
+@kernel
+def _revisit(rows, begin, end, low, least, every, allowed, bits, candidates, partial, count):
+    """Sums of the rows of one list become zero; those of `least` or more are candidates. Returns how many these are."""
+    sums = bits.view(np.float32)
+    for i in range(np.uint64(begin), np.uint64(end)):
+        row = np.uint32(rows[i])
+        slot = row - low
+        candidates[count], partial[count] = row, sums[slot]  # no branch: the processor could not foretell it
+        count += (bits[slot] >= least) & (every or allowed[row] > 0)
+        bits[slot] = 0
+    return count
 
 
 @kernel
-def _enough(table, lines, block, weights, jumps, mosts, rest, first, n, goal, needed):
-    """For each block of a window, the sum that terms first, first + 1, ... can still bring to the goal."""
-    needed[:] = goal - rest[n]
-    blocks = min(needed.shape[0], max(0, table.shape[1] - np.int64(block)))
-    for t in range(first, n):
-        if lines[t] < 0:
-            needed -= rest[t] - rest[t + 1]
-            continue
-        codes = table[lines[t], block : block + np.uint64(blocks)]
-        for i in range(blocks):
-            code = codes[i]
-            if code:
-                needed[i] -= weights[t] * mosts[code] + jumps[t]
-        needed[blocks:] -= rest[t] - rest[t + 1]
+def _scan(blocks, low, least, every, allowed, bits, candidates, partial):
+    """As `_revisit`, for every row of a window."""
+    sums, count = bits.view(np.float32), 0
+    for block in range(blocks):
+        mask = reach(bits, block, least)
+        while mask:
+            slot = np.uint64(block * BLOCK) + lowest(mask)
+            mask &= mask - np.uint64(1)
+            row = np.uint64(low) + slot
+            if every or allowed[row]:
+                candidates[count], partial[count] = row, sums[slot]
+                count += 1
+    bits[: blocks * BLOCK] = 0
+    return count
 
 
 @kernel
-def best_of_some(lists, ids, allowed, every, query, n, constant, k, known, work, best_scores, best_ids):
-    """The k best by the first n terms, as a heap; returns its size. `known`: a score that k documents reach."""
-    rows, parts, starts = lists.rows, lists.parts, lists.starts
-    table, places = lists.table, lists.places
-    terms, weights, jumps, rest, mosts = query.terms, query.weights, query.jumps, query.rest, query.mosts
-    lasts, begins, ends, lines = query.lasts, query.begins, query.ends, query.lines
-    finals, density, left = query.finals, query.density, query.left
-    sums, candidates, partial, needed = work.sums, work.candidates, work.partial, work.needed
+def _can_enter(table, lines, weights, jumps, mosts, rest, first, n, goal, candidates, partial, count):
+    """Leaves out candidates that terms first, first + 1, ... cannot bring to the goal; returns how many stay."""
+    kept, bounded, enough, blocks = 0, NO_BLOCK, 0.0, np.uint64(table.shape[1])
+    for c in range(count):
+        block = np.uint64(candidates[c]) // np.uint64(BLOCK)
+        if block != bounded:
+            bounded, enough = block, goal - rest[n]
+            for t in range(first, n):
+                if lines[t] < 0 or block >= blocks:
+                    enough -= rest[t] - rest[t + 1]
+                elif table[np.uint64(lines[t]), block]:
+                    enough -= weights[t] * mosts[table[np.uint64(lines[t]), block]] + jumps[t]
+        candidates[kept], partial[kept] = candidates[c], partial[c]
+        kept += partial[c] >= enough
+    return kept
+
+
+@kernel
+def best_of_some(lists, ids, count, allowed, every, model, queries, longest, k, work, out_scores, out_ids):
+    """The k best of `count` rows by the terms of each query. every: all rows are allowed."""
+    rows, parts, starts, counts = lists.rows, lists.parts, lists.starts, lists.counts
+    table, places, tops = lists.table, lists.places, lists.tops
+    sums, candidates, partial, best = work.sums, work.candidates, work.partial, work.columns
+    places_of = np.empty((4, longest), np.int64)
+    begins, ends, lasts, lines = places_of[0], places_of[1], places_of[2], places_of[3]
+    rest, mosts = np.empty(longest + 1, np.float64), np.ones(256, np.float64)
+    heap_scores, heap_ids = np.zeros(k + 1, np.float32), np.zeros(k + 1, np.int64)
+    best_scores, best_ids = heap_scores.ctypes.data, heap_ids.ctypes.data
     bits = sums.view(np.int32)  # numbers >= 0 sort like their bits
-    keep = 1 - 2e-6 - 2.5e-7 * n  # what rounding may do
-    shift = rest[n] - constant
-    goal = known * keep + shift
-    size, essential, blocks, floor = 0, n, np.uint64(table.shape[1]), np.int64(0)
-    for t in range(n):
-        term = terms[t]
-        begins[t] = ends[t] = starts[term]
-        lasts[t], lines[t] = starts[term] + lists.counts[term], lists.lines[term]
-        finals[t] = rows[lasts[t] - 1]
-        density[t] = lists.counts[term] / (1.0 + finals[t] - rows[begins[t]])
-    while True:
-        while essential and rest[essential - 1] < goal:
-            essential -= 1
-        low, expected = NOWHERE, 0.0
-        for t in range(essential):
-            if finals[t] >= floor:
-                expected += density[t]
-                low = min(low, max(floor, np.int64(rows[ends[t]])))
-        if low == NOWHERE:
-            return size
-        low = low // WINDOW * WINDOW
-        wide = expected * SPARSE < 1
-        floor = low + (WIDE if wide else WINDOW)
-        block = np.uint64(low // BLOCK)
-        left[n] = rest[n]
-        for t in range(n - 1, -1, -1):  # the same as `rest`, for this window alone
-            left[t] = left[t + 1] + rest[t] - rest[t + 1]
-            if lines[t] >= 0 and not wide and block + np.uint64(WINDOW // BLOCK) <= blocks:
-                left[t] = left[t + 1] + _window_bounds(table, lines[t], block, weights[t], jumps[t], mosts)
-        here = essential
-        while here and left[here - 1] < goal:
-            here -= 1
-        found = 0
-        for t in range(essential):
-            begins[t] = _start_of(rows, places, lines[t], starts[terms[t]], ends[t], lasts[t], low)
-            ends[t] = begins[t]
-            if t < here:
-                ends[t] = _start_of(rows, places, lines[t], starts[terms[t]], begins[t], lasts[t], floor)
-                found += ends[t] - begins[t]
-                scatter(rows, parts, begins[t], ends[t], np.uint32(low), weights[t], jumps[t], sums)
-            ends[t] = min(ends[t], lasts[t] - 1)
-        if found == 0:
-            continue
-        least, count = least_of(goal - left[here], 0.0), 0
-        if not wide:
-            _enough(table, lines, block, weights, jumps, mosts, rest, here, n, goal, needed)
-        if wide or found * REVISIT < WINDOW:
-            for t in range(here):
-                for i in range(np.uint64(begins[t]), np.uint64(ends[t] + (rows[ends[t]] < floor))):
-                    row = np.uint64(rows[i])
-                    slot = row - np.uint64(low)
-                    if bits[slot] >= least and (every or allowed[row]):
-                        candidates[count], partial[count] = row, sums[slot]
-                        count += 1
-                    bits[slot] = 0
-        else:
-            for part in range(WINDOW // BLOCK):
-                mask = reach(bits, part, max(least, least_of(needed[part], 0.0)))
-                while mask:
-                    slot = np.uint64(part * BLOCK) + lowest(mask)
-                    mask &= mask - np.uint64(1)
-                    row = np.uint64(low) + slot
-                    if every or allowed[row]:
-                        candidates[count], partial[count] = row, sums[slot]
-                        count += 1
-            sums[:WINDOW] = 0
-        if here < n and count:
-            kept, bounded, enough = 0, NO_BLOCK, 0.0
-            for c in range(count):  # without those that the other terms cannot bring to the goal in their block
-                of = np.uint64(candidates[c]) // np.uint64(BLOCK)
-                if not wide:
-                    enough = needed[of - block]
-                elif of != bounded:
-                    bounded, enough = of, goal - rest[n]
-                    for t in range(here, n):
-                        if lines[t] < 0 or bounded >= blocks:
-                            enough -= rest[t] - rest[t + 1]
-                        elif table[np.uint64(lines[t]), bounded]:
-                            enough -= weights[t] * mosts[table[np.uint64(lines[t]), bounded]] + jumps[t]
-                if partial[c] >= enough:
-                    candidates[kept], partial[kept] = candidates[c], partial[c]
-                    kept += 1
-            count = kept
-        for t in range(here, n):
-            if count == 0:
-                break
-            begins[t] = _look_up(
-                rows, parts, places, lines[t], starts[terms[t]], begins[t], lasts[t], weights[t], jumps[t],
-                candidates, partial, count, sums, low,
-            )  # fmt: skip
-            kept = 0
-            for c in range(count):
-                if partial[c] + left[t + 1] >= goal:
-                    candidates[kept], partial[kept] = candidates[c], partial[c]
-                    kept += 1
-            count = kept
-        for c in range(count):
-            score = partial[c] + constant
-            if score >= known:
-                size = offer(best_scores, best_ids, size, k, score, ids[np.uint32(candidates[c])])
-                if size == k and best_scores[0] > known:
-                    known = best_scores[0]
+    for code in range(255):  # x / (x + c) at most
+        x = code / (255.0 - code) * model.stretch
+        mosts[code] = x / (x + model.c)
+    mosts *= 1.000001
+    columns = np.int64(BLOCK)
+    while columns < 8 * k and columns < best.shape[0]:
+        columns *= 2
+    for q in range(out_ids.shape[0]):
+        at, n, constant = queries.offsets[q], queries.counts[q], queries.constants[q]
+        terms, weights, jumps = queries.terms[at : at + n], queries.weights[at : at + n], queries.jumps[at : at + n]
+        rest[n] = 0.0  # what terms t, t + 1, ... can add together
+        for t in range(n - 1, -1, -1):
+            x = tops[terms[t]] * model.stretch
+            rest[t] = rest[t + 1] + (weights[t] * (x / (x + model.c)) + jumps[t]) * 1.000001
+            begins[t], lasts[t] = starts[terms[t]], starts[terms[t]] + counts[terms[t]]
+            lines[t], nearby = lists.lines[terms[t]], 4 * min(AHEAD, counts[terms[t]])
+            fetch(rows.ctypes.data + 4 * begins[t], nearby)
+            fetch(parts.ctypes.data + 4 * begins[t], nearby)
+        keep = 1 - 2e-6 - 2.5e-7 * n  # what rounding may do
+        shift = -np.float64(constant)
+        known, size = np.float32(0), 0
         goal = known * keep + shift
-
-
-@kernel
-def known_to_be_reached(lists, ids, allowed, every, query, n, constant, k, work, best_scores, best_ids):
-    """A score that k documents reach by the rarest terms alone, 0 if that is too much to find out."""
-    budget, warm, read = np.int64(0), 0, np.int64(0)
-    for t in range(n):
-        budget += lists.counts[query.terms[t]]
-    budget //= WARM_SHARE
-    while warm < n and read + lists.counts[query.terms[warm]] <= budget:
-        read += lists.counts[query.terms[warm]]
-        warm += 1
-    if read < k or budget <= WORTH:
-        return np.float32(0)
-    size = best_of_some(
-        lists, ids, allowed, every, query, warm, constant, k, np.float32(0), work, best_scores, best_ids
-    )
-    return best_scores[0] if size == k else np.float32(0)
+        for low in range(0, count, WINDOW):
+            here, found = 0, 0
+            best[:columns] = 0
+            while here < n and rest[here] >= goal:
+                t = here
+                begin, end = begins[t], lasts[t]
+                if low:
+                    begin = _start_of(rows, places, lines[t], starts[terms[t]], begin, end, low)
+                if low + WINDOW < count:
+                    end = _start_of(rows, places, lines[t], starts[terms[t]], begin, end, low + WINDOW)
+                begins[t], ends[t] = begin, end
+                found += end - begin
+                here += 1
+                if here == n or 2 * k > columns:
+                    scatter(rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums)
+                else:
+                    gather(
+                        rows, parts, begin, end, np.uint32(low), weights[t], jumps[t], sums, every, allowed, best,
+                        columns,
+                    )  # fmt: skip
+                    if found >= k:
+                        known = max(known, reached(best.ctypes.data, columns, k) + constant)
+                        goal = known * keep + shift
+            least, met = least_of(goal - rest[here], 0.0), 0
+            if found * REVISIT < min(count - low, WINDOW):
+                for t in range(here):
+                    met = _revisit(
+                        rows, begins[t], ends[t], np.uint32(low), least, every, allowed, bits, candidates, partial, met
+                    )
+            else:
+                blocks = (min(count - low, WINDOW) + BLOCK - 1) // BLOCK
+                met = _scan(blocks, low, least, every, allowed, bits, candidates, partial)
+            if here < n:
+                met = _can_enter(
+                    table, lines, weights, jumps, mosts, rest, here, n, goal, candidates, partial, met
+                )  # fmt: skip
+            for t in range(here, n):
+                if met == 0:
+                    break
+                begins[t] = _look_up(
+                    rows, parts, places, lines[t], starts[terms[t]], begins[t], lasts[t], weights[t], jumps[t],
+                    candidates, partial, met, sums, low,
+                )  # fmt: skip
+                kept = 0
+                for c in range(met):
+                    candidates[kept], partial[kept] = candidates[c], partial[c]
+                    kept += partial[c] + rest[t + 1] >= goal
+                met = kept
+            for c in range(met):
+                score = partial[c] + constant
+                if score >= known:
+                    size = offer(best_scores, best_ids, size, k, score, ids[np.uint32(candidates[c])])
+                    if size == k and float_at(best_scores) > known:
+                        known = float_at(best_scores)
+            goal = known * keep + shift
+        ranked(best_scores, best_ids, size, out_scores, out_ids, q)
+    heap_scores[0], heap_ids[0] = 0, 0  # the arrays must live until here

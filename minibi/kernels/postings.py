@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .cache import kernel
+from .whole import code_of
 
 BLOCK = 64  # rows that share an entry of the table
 
@@ -63,7 +64,7 @@ def append(lists, docs, flat, offsets, first, slope, state):
 
 @kernel
 def weigh(lists, lengths, terms, model):
-    """Computes the `parts` of the postings of these terms."""
+    """Computes the `parts` of the postings of these terms, and their codes."""
     for t in range(terms.shape[0]):
         first = lists.starts[terms[t]]
         end = first + lists.counts[terms[t]]
@@ -71,6 +72,11 @@ def weigh(lists, lengths, terms, model):
         for i in range(rows.shape[0]):
             tf = np.float32(tfs[i])
             parts[i] = tf / (tf + (model.c0 + model.c1 * np.float32(lengths[np.uint32(rows[i])])))
+        if lists.lines[terms[t]] >= 0:
+            codes = lists.codes[lists.lines[terms[t]]]
+            for i in range(rows.shape[0]):
+                if rows[i] < codes.shape[0]:
+                    codes[np.uint32(rows[i])] = code_of(parts[i])
 
 
 @kernel

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import int64_ids, new_ids, next_ids, whole
-from ..environment import plain_kernels
+from ..environment import plain_kernels, thread_count
 from ..errors import InputError
 from ..shapes import Floats, Ints
 from ..store.snapshot import write_snapshot
@@ -38,7 +38,7 @@ from .terms import Batch, Ids, Reader, as_documents, as_source
 from .variants import Variant
 
 PORTION = 1 << 22  # tokens that are added while searches wait
-QUERIES_PER_JOB = 64
+FEW_QUERIES, QUERIES_PER_JOB = 64, 512  # so few are not shared out among threads; at most
 
 
 class BM25:
@@ -161,17 +161,20 @@ class BM25:
 
             def job(part: Batch, scores: Floats, ids: Ints) -> None:
                 room = rooms.pop() if rooms else engine.new_work()
-                engine.search(p.lists, p.docs.ids, p.rows, allowed, every, model, part, room, depth, scores, ids)
+                engine.search(
+                    p.lists, p.docs.ids, p.docs.lengths, p.rows, allowed, every, model, part, room, depth, scores, ids
+                )
                 rooms.append(room)
 
             def portion(first: int) -> None:
-                at = slice(first, first + QUERIES_PER_JOB)
+                at = slice(first, first + size)
                 job(batch._replace(offsets=batch.offsets[first : at.stop + 1]), scores[at], ids[at])
 
-            if count <= QUERIES_PER_JOB:
+            size = count if count <= FEW_QUERIES else min(QUERIES_PER_JOB, -(-count // thread_count()))
+            if size == count:
                 job(batch, scores, ids)
             else:
-                list(parallel_map(portion, range(0, count, QUERIES_PER_JOB)))
+                list(parallel_map(portion, range(0, count, size)))
         return scores, ids
 
     def explain(self, query: Any, id: int) -> Explanation:

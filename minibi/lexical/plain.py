@@ -45,6 +45,9 @@ def weigh(lists: Any, lengths: NDArray, terms: NDArray, model: Model) -> None:
     for term in terms:
         at = slice(lists.starts[term], lists.starts[term] + lists.counts[term])
         lists.parts[at] = parts(model, lists.tfs[at], lengths[lists.rows[at]])
+        if lists.lines[term] >= 0:
+            there = lists.rows[at] < lists.codes.shape[1]
+            lists.codes[lists.lines[term], lists.rows[at][there]] = codes(lists.parts[at][there])
 
 
 def count_documents(flat: NDArray, offsets: NDArray, need: NDArray) -> None:
@@ -92,6 +95,11 @@ def parts(model: Model, tfs: NDArray, lengths: NDArray) -> NDArray[np.float32]:
     return tf / (tf + (model.c0 + model.c1 * lengths.astype(np.float32)))
 
 
+def codes(parts: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A byte for what a posting gives: part <= code / 254, part > (code - 1) / 254."""
+    return ((parts * np.float32(254)).astype(np.int32) + 1).astype(np.uint8)
+
+
 def contributions(model: Model, weight: float, parts: NDArray[np.float32]) -> NDArray[np.float32]:
     """What a term of this weight gives to documents that hold it."""
     return np.float32(weight * model.scale) * parts + np.float32(weight * model.jump)
@@ -114,8 +122,8 @@ def stale(moments: NDArray, used: int, moment: int, terms: NDArray) -> bool:
 
 
 def search(
-    lists: Any, ids: NDArray, rows: int, allowed: NDArray, every: bool, model: Model, batch: Any, work: None, k: int,
-    out_scores: NDArray, out_ids: NDArray,
+    lists: Any, ids: NDArray, lengths: NDArray, rows: int, allowed: NDArray, every: bool, model: Model, batch: Any,
+    work: None, k: int, out_scores: NDArray, out_ids: NDArray,
 ) -> None:  # fmt: skip
     """The k best of each query, by summing up every document."""
     out_scores[:], out_ids[:] = -np.inf, -1

@@ -10,6 +10,7 @@ tf / (tf + c B) of each, belong to the moment of the index at which `weigh` comp
 moment. So a change costs nothing here, the first search after it about what reading the lists of its terms costs, and
 later ones read numbers that are ready.
 
+`codes`, of small collections, are a byte for what a frequent term gives to each row, of the same moment as `parts`.
 `tops`, the largest x = tf / B of each list, are bounds for a search to prune with. They belong to the average length at
 `reference` and are computed anew when the average has drifted by a tenth, which takes changes to about a tenth of the
 collection.
@@ -32,6 +33,10 @@ SMALL = 4096  # postings; below, tidying up is not worth a thought
 DRIFT = 0.1
 BLOCK = 64  # rows that share an entry of the table, as in kernels.lexical
 SELDOM = 128  # a term in fewer than 1 / SELDOM of the rows gets no line in the table
+STRETCH = 128  # rows; codes come in multiples of it
+FEW = 16384  # rows, as in kernels.lexical; a collection of no more has codes instead of a table,
+FREQUENT = 32  # for terms in 1 / FREQUENT of the rows
+OFTEN = 64  # and in so many at least
 
 
 class Lists(NamedTuple):
@@ -52,9 +57,10 @@ class Lists(NamedTuple):
         np.uint8
     ]  # [lines, blocks of rows]: a code >= the largest x in the block, 0 if the term is not in it
     places: NDArray[np.int32]  # [lines, blocks + 1]: how many of the term's postings come before the block
+    codes: NDArray[np.uint8]  # [lines, rows and more]: a code for what the term gives to the row, as of moments[term]
 
 
-ARENA, TABLES = Lists._fields[:3], Lists._fields[-2:]
+ARENA, TABLES = Lists._fields[:3], Lists._fields[-3:]
 NOT_BY_TERM = ARENA + TABLES
 
 
@@ -80,6 +86,7 @@ class Postings:
         self.terms = 0  # in use of lists.starts etc.
         self.rows = 0  # in use of docs.ids etc.
         self.used = 0  # of the arena
+        self.covered = 0  # rows when tables were made
         self.holes = 0  # places in it that no list owns any more
         self.dead = 0  # postings of dead rows
         self.documents = 0  # live
@@ -175,8 +182,7 @@ class Postings:
     def untidy(self) -> bool:
         """Whether `packed` is due."""
         drifted = abs(self.average - self.reference) > DRIFT * self.reference and self.postings > SMALL
-        covered = self.lists.table.shape[1] * BLOCK
-        grown = self.rows > covered + max(covered // 2, SMALL)
+        grown = self.rows > _limit(self.covered)
         return grown or drifted or self.dead > max(SMALL, self.postings) or self.holes > max(SMALL, self.used // 2)
 
     def check(self) -> list[str]:
@@ -217,6 +223,9 @@ class Postings:
         fresh = lists.moments[terms] == self.moment
         if (lists.parts[places] != plain.parts(self.model(), tfs, lengths[rows]))[fresh].any():
             problems.append("what a posting gives is wrong")
+        coded = fresh & (lists.lines[terms] >= 0) & (rows < lists.codes.shape[1])
+        if (lists.codes[lists.lines[terms[coded]], rows[coded]] != plain.codes(lists.parts[places[coded]])).any():
+            problems.append("a code is wrong")
         held = np.zeros(lists.table.shape, np.int32)
         np.add.at(held, (lists.lines[terms[there]], rows[there] // BLOCK), 1)
         if lists.places[:, 0].any() or (np.diff(lists.places) != held).any():
@@ -239,6 +248,7 @@ class Postings:
         new.lists = empty_lists(places, starts, caps, dfs, len(live))
         new.terms, new.rows, new.used = len(kept), len(live), places
         new.documents, new.tokens, new.reference = self.documents, self.tokens, self.average
+        new.covered = new.rows
         lengths = self.docs.lengths[live]
         self.engine().pack(self.lists, kept, rows, lengths, self.variant.slope(new.reference), new.lists)
         sizes = (self.docs.firsts[1 : self.rows + 1] - self.docs.firsts[: self.rows])[live]
@@ -291,7 +301,9 @@ def empty_lists(
     places: int, starts: NDArray[np.int64], caps: NDArray[np.int32], dfs: NDArray[np.int32], rows: int = 0
 ) -> Lists:
     """Room for the postings of terms that so many of the `rows` documents hold."""
-    often, blocks = dfs >= max(1, rows // SELDOM), rows // BLOCK
+    small = rows <= FEW
+    often = (dfs >= (max(OFTEN, rows // FREQUENT) if small else rows // SELDOM)) & (rows > 0)
+    blocks, columns = (0, -(-_limit(rows) // STRETCH) * STRETCH) if small else (rows // BLOCK, 0)
     return Lists(
         rows=np.zeros(places, np.int32), tfs=np.zeros(places, np.int32), parts=np.zeros(places, np.float32),
         starts=starts, counts=np.zeros_like(dfs), caps=caps, dfs=dfs,
@@ -299,7 +311,13 @@ def empty_lists(
         lines=np.where(often, np.cumsum(often) - 1, -1).astype(np.int32),
         table=np.zeros((int(often.sum()), blocks), np.uint8),
         places=np.zeros((int(often.sum()), blocks + 1), np.int32),
+        codes=np.zeros((int(often.sum()), columns), np.uint8),
     )  # fmt: skip
+
+
+def _limit(rows: int) -> int:
+    """How many rows tables for `rows` of them are good for, until all is packed anew."""
+    return rows + max(rows // 2, SMALL)
 
 
 def _grown(a: NDArray, used: int, least: int) -> NDArray:

@@ -134,19 +134,21 @@ class Reader:
             numbers = self._numbers(found)
         else:
             found = list(map(self._look_up, self._words(found, "query")[0]))
-            numbers = list(chain.from_iterable(found))
-        ends = np.array(list(accumulate(map(len, found), initial=0)), np.int64)
-        return Batch(np.array(numbers, np.int32), weights, ends)
+            numbers = np.array(list(chain.from_iterable(found)), np.int32)
+        ends = np.fromiter(accumulate(map(len, found), initial=0), np.int64, len(found) + 1)
+        return Batch(numbers, weights, ends)
 
-    def _numbers(self, queries: Sequence[Sequence[Any]]) -> list[int]:
+    def _numbers(self, queries: Sequence[Sequence[Any]]) -> NDArray[np.int32]:
         """Of terms, -1 for one that is unknown."""
+        terms = list(chain.from_iterable(queries))
         try:
-            numbers = list(map(self.vocabulary.get, chain.from_iterable(queries), repeat(-1)))
-        except TypeError:  # one that cannot be a key
-            numbers = [-1]
-        if -1 in numbers and not set(map(type, chain.from_iterable(queries))) <= {str}:
+            numbers = list(map(self.vocabulary.get, terms, repeat(-1)))
+            if -1 in numbers:
+                "".join(terms)  # the quickest way to see that all are strings
+        except TypeError:
             self._words(queries, "query")  # says which is no term
-        return numbers
+            raise
+        return np.array(numbers, np.int32)
 
     def _look_up(self, keys: Sequence[Any]) -> list[int]:
         """Numbers of words that need not be known, and do not become so."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def same(a, b):
 
 @pytest.fixture(scope="module")
 def large():
-    """40,000 short documents: several windows, narrow and wide, lines in the table, lists of all lengths."""
+    """40,000 short documents: lines in the table, lists of all lengths."""
     index = BM25()
     index.add(zipf(40_000, 5_000, 8), np.random.default_rng(1).permutation(40_000))
     rng = np.random.default_rng(2)
@@ -90,6 +91,41 @@ def test_all_of_a_small_collection(compiled, k, share):
     queries = [[f"t{int(i)}" for i in rng.integers(0, 250, rng.integers(1, 7))] for _ in range(30)]
     chosen = None if share == 1 else rng.choice(3_000, int(3_000 * share), replace=False)
     same(index.search(queries, k, filter=chosen), plainly(index, queries, k, filter=chosen))
+
+
+@pytest.mark.parametrize("k", [1, 10, 17, 300, 700])
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.002])
+def test_codes_are_exact(compiled, k, share):
+    """Frequent words in thousands of documents, some very often, so that counts share a code, and some very long."""
+    rng = np.random.default_rng(10)
+    docs = zipf(6_000, 300, 30, seed=11)
+    for i in range(0, 6_000, 7):
+        docs[i] = docs[i] + docs[i][:3] * int(rng.integers(1, 60))
+    docs[5] = docs[5] * 300
+    index = BM25()
+    index.add(docs, rng.permutation(6_000))
+    queries = [[f"t{int(i)}" for i in rng.integers(0, 60, rng.integers(1, 9))] for _ in range(30)]
+    heavy = [{f"t{i}": float(10 ** rng.uniform(-6, 3)) for i in rng.integers(0, 60, 5).tolist()} for _ in range(9)]
+    assert index._postings.lists.codes.shape[1] >= 6_000 and (index._postings.lists.lines >= 0).sum() > 30
+    for _ in range(2):
+        chosen = None if share == 1 else rng.choice(6_000, int(6_000 * share), replace=False)
+        for asked in queries, heavy:
+            same(index.search(asked, k, filter=chosen), plainly(index, asked, k, filter=chosen))
+        assert index.check() == []
+        index.remove(rng.choice(index.ids, 500, replace=False))
+        index.add(docs[:900])
+
+
+def test_windows(compiled):
+    """More documents than are searched together."""
+    rng = np.random.default_rng(12)
+    ends = np.cumsum(rng.integers(1, 5, 300_000)).tolist()
+    tokens = [f"t{i}" for i in np.minimum(rng.zipf(1.3, ends[-1]), 3_000)]
+    index = BM25()
+    index.add([tokens[a:b] for a, b in pairwise([0, *ends])])
+    queries = [[f"t{int(i)}" for i in rng.integers(1, 200, 3)] for _ in range(10)] + [["t1", "t2"], ["t1", "t2999"]]
+    for k in 10, 3_000:
+        same(index.search(queries, k), plainly(index, queries, k))
 
 
 def test_the_first_search_after_a_change_is_as_good_as_any():

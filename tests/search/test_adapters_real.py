@@ -79,7 +79,8 @@ def test_llama_index(tiny_new):
         pass
 
     embedding = OurEmbedding(tiny_new, embed_batch_size=2)
-    assert np.array(embedding.get_text_embedding_batch(TEXTS)) == pytest.approx(tiny_new.encode_document(TEXTS))
+    found = np.array(embedding.get_text_embedding_batch(TEXTS))  # two at a time: other bits with plain kernels
+    assert found == pytest.approx(tiny_new.encode_document(TEXTS), abs=1e-6)
     assert embedding.get_query_embedding("fox") == tiny_new.encode_query("fox").tolist()
     assert asyncio.run(embedding.aget_query_embedding("fox")) == embedding.get_query_embedding("fox")
     assert len(embedding.get_agg_embedding_from_queries(["a", "b"])) == tiny_new.dim
