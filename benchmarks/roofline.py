@@ -138,7 +138,9 @@ class Steps:
         self._batch = (batch.ids, batch.types, batch.starts, memory.scratch)
         self._memory = memory  # the table holds bare addresses into it
         self._run, self._steps = op.run, program._steps
-        names = {getattr(op, name): name for name in ("EMBED", "NORM", "LINEAR", "QUANTIZE", "LINEAR8", "ATTEND")}
+        names = {
+            getattr(op, name): name for name in ("EMBED", "NORM", "LINEAR", "QUANTIZE", "LINEAR8", "ATTEND", "ATTEND16")
+        }
         self.names = [names.get(step[op.OP], "other").lower() for step in self._steps]
         self.operations = [  # of the matrix products, else 0
             2.0 * len(batch.ids) * step[op.K] * step[op.WIDTH] if name.startswith("linear") else 0.0

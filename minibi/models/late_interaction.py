@@ -273,6 +273,9 @@ class FirstKeys:
     def attend(self, q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False) -> Floats:
         return self._ops.attend(q[self._rows], k[self._keys], v[self._keys], self._starts)[self._kept]
 
+    def attend16(self, q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False) -> Floats:
+        return self._ops.attend16(q[self._rows], k[self._keys], v[self._keys], self._starts)[self._kept]
+
 
 def _content(token: Any, default: str) -> str:
     """A token's name in tokenizer_config.json: a string, or an object that holds one."""

@@ -17,7 +17,7 @@ from ..text.tokenizer import Tokens, as_texts
 from ..threads import parallel_map
 from . import bert
 
-TOKEN_BUDGET = 512  # tokens per batch: its activations stay in the processor's cache
+TOKEN_BUDGET = 256  # tokens per batch: its activations stay in a second-level cache of 1 MB
 
 
 class Runner:

@@ -299,6 +299,31 @@ def attend(q: Array, k: Array, v: Array, starts: Ints, first_only: bool = False,
     return out.reshape(len(out), -1)  # (T, H, D) -> (T, C)
 
 
+def attend16(q: Array, k: Array, v: Array, starts: Ints, first_only: bool = False) -> Array:
+    """`attend` in whole numbers of 16 bits, as `kernels.attention16` rounds them; for models whose matrices are bytes."""
+    if first_only:
+        return first_rows(attend16(q, k, v, starts), starts)
+    width = q.shape[2]
+    limit = np.floor(np.sqrt((2.0**31 - 1) / (-(-width // 32) * 32)))  # a sum of products stays below 2^31
+    out = np.empty_like(v, order="C")
+    for s, e in pairwise(starts):
+        (q_codes, q_scale), (k_codes, k_scale), (v_codes, v_scale) = (
+            _short_codes(x[s:e], top) for x, top in ((q, limit), (k, limit), (v, 1023))
+        )
+        scores = np.einsum("ihd,jhd->hij", q_codes, k_codes)
+        factor = q_scale * k_scale / (math.log(2) * math.sqrt(width))  # (H, 1)
+        p = np.rint(np.exp2(14 + factor[:, :, None] * (scores - scores.max(axis=-1, keepdims=True))))
+        mixed = np.einsum("hij,jhd->ihd", p, v_codes)
+        out[s:e] = mixed * v_scale / p.sum(axis=-1).T[:, :, None]  # (H, i) -> (i, H, 1)
+    return out.reshape(len(out), -1)  # (T, H, D) -> (T, C)
+
+
+def _short_codes(x: Array, top: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[S, H, D] -> whole numbers up to `top` and, for each head, their scale [H, 1]."""
+    largest = np.abs(x).max(axis=(0, 2), initial=1e-30).astype(np.float64)[:, None]
+    return np.rint(x * (top / largest)), largest / top
+
+
 def attend_grad(
     dy: Array, q: Array, k: Array, v: Array, starts: Ints, first_only: bool = False, drop: Drop | None = None
 ) -> tuple[Array, Array, Array]:
