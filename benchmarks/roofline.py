@@ -192,7 +192,7 @@ def in_sequence(model: Minibi, compute: str, work: Workload, rounds: int, clock:
     peak = peak_loop(compute)
     if peak is None or not has_steps(model):
         return None
-    groups = plan(work.lengths, tokens=TOKEN_BUDGET)
+    groups = plan(work.lengths, tokens=TOKEN_BUDGET[compute])
     batches = [Steps(model, pack([work.ids[i] for i in rows], [work.types[i] for i in rows])) for rows in groups]
     operations = sum(sum(steps.operations) for steps in batches)
     run = model.ids(work, threads=1)

@@ -12,6 +12,7 @@ their order cannot matter. What is rounded here is a hundredth of what the bytes
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -35,6 +36,21 @@ score_panel, score_half, score_quarter = (tile_of_codes(ROWS, n, simd.dot_shorts
 def code_limit(width):
     """The largest code of a query or key: a sum of `width` products of such stays below 2^31."""
     return min(32767, np.int64(np.sqrt((2.0**31 - 1) / width)))
+
+
+def _each(x):
+    return ir.Constant(simd.ints, [x] * LANES)
+
+
+def _low_shorts(e, x):
+    """The low 16 bits of sixteen int32, zeros above them."""
+    return e.and_(x, _each(0xFFFF))
+
+
+def _store_shorts(e, x, address):
+    """The low 16 bits of sixteen int32."""
+    shorts = ir.VectorType(ir.IntType(16), LANES)
+    e.store(e.trunc(x, shorts), e.inttoptr(address, ir.PointerType(shorts)), align=2)
 
 
 @intrinsic
@@ -67,7 +83,7 @@ def code_rows(typing_context, x, stride, rows, n, factor, out):
             row, done = e.add(x, e.mul(stride, down.index)), e.add(out, e.mul(e.mul(n, down.index), i64(2)))
             with Loop(e, n, step=LANES) as across:
                 y = simd.load(e, e.add(row, e.mul(across.index, i64(4)))).fma(factor, simd.ROUND)
-                simd.store_shorts(e, y.bits(), e.add(done, e.mul(across.index, i64(2))))
+                _store_shorts(e, y.bits(), e.add(done, e.mul(across.index, i64(2))))
                 across.next()
             down.next()
         return context.get_dummy_value()
@@ -93,7 +109,8 @@ def code_values(typing_context, x, stride, rows, factor, out):
             for j in range(WIDE):
                 low = simd.load(e, first, 64 * j).fma(factor, simd.ROUND)
                 high = simd.load(e, second, 64 * j).fma(upper, simd.ROUND)
-                simd.store_ints(e, simd.pair_shorts(e, low.bits(), high.bits()), done, 64 * j)
+                pair = e.or_(_low_shorts(e, low.bits()), e.shl(high.bits(), _each(16)))
+                simd.store_ints(e, pair, done, 64 * j)
             down.next()
         return context.get_dummy_value()
 
@@ -127,8 +144,8 @@ def softmax_codes(typing_context, p, stride, n, factor, sums):
             for row, shift, total in zip(rows, shifts, totals, strict=True):
                 score = simd.to_floats(e, simd.load_ints(e, e.add(row, at)))
                 weight = kept((functions.exp2_short(score.fma(factor, shift)) + simd.ROUND).bits())
-                simd.store_shorts(e, weight, e.add(row, done))
-                yield Lanes(e, e.add(total.value, simd.low_shorts(e, weight)))
+                _store_shorts(e, weight, e.add(row, done))
+                yield Lanes(e, e.add(total.value, _low_shorts(e, weight)))
 
         with Loop(e, last, [Lanes(e, simd.zero_ints())] * ROWS, step=LANES) as loop:
             loop.next(*weigh(loop.index, loop.carried, lambda x: x))

@@ -19,10 +19,22 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from . import functions, simd
+from . import functions, matmul, simd
 from .cache import inline, kernel
-from .matmul import ADDRESS, AFTER, GELU, NONE, PANEL, RESIDUAL, ROWS, VECTORS
-from .matmul import for_kind, lasting, row_addresses, tile_height
+from .matmul import (
+    ADDRESS,
+    GELU,
+    NONE,
+    PANEL,
+    ROWS,
+    VECTORS,
+    activate,
+    at_once,
+    for_kind,
+    lasting,
+    row_addresses,
+    tile_height,
+)
 from .simd import LANES, Loop, f32, i64
 
 
@@ -91,13 +103,13 @@ def tile_of_codes(height, vectors, dot):
 
 
 TERM = 16  # bytes of what is kept of a row beside its codes: scale, zero point, and the channel that stays float
-AT_ONCE = {NONE: AFTER[NONE], GELU: lambda x, _: functions.gelu_short(x), RESIDUAL: AFTER[RESIDUAL]}
+AT_ONCE = matmul.AT_ONCE | {GELU: lambda x, _: functions.gelu_short(x)}
 
 
 @intrinsic
 def linear_tile8(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, finish):
-    """`tile_of_codes` of 6, 5 or 4 rows of bytes, its sums made floats before they leave the registers: scaled, the bias added, and
-    what `kind` says if that is one of AT_ONCE.
+    """`tile_of_codes` of 6, 5 or 4 rows of bytes, its sums made floats before they leave the registers: scaled, the
+    bias added, and what `kind` says if that is one of AT_ONCE.
 
     finish: five addresses. `terms`, TERM bytes for each row; `columns`, the panel's scales, and `step` bytes further
     its sums, and `step` further the weights of the channel that stays float; its bias; the residual, laid out as c.
@@ -136,26 +148,6 @@ def linear_tile8(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead
         return context.get_dummy_value()
 
     return types.void(*[ADDRESS] * 11, types.UniTuple(ADDRESS, 5)), generate
-
-
-@intrinsic
-def activate(typing_context, kind, x, n):
-    """n floats at x, a multiple of 16, in place through what `kind` says."""
-
-    def generate(context, builder, signature, args):
-        e = builder
-        kind, x, n = args
-
-        def body(what):
-            with Loop(e, n, step=LANES) as loop:
-                at = e.add(x, e.mul(loop.index, i64(4)))
-                simd.store(e, what(simd.load(e, at), at), at)
-                loop.next()
-
-        for_kind(e, kind, body, {code: what for code, what in AFTER.items() if code not in AT_ONCE})
-        return context.get_dummy_value()
-
-    return types.void(*[ADDRESS] * 3), generate
 
 
 @intrinsic
@@ -252,8 +244,7 @@ def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind
     """
     height = tile_height(rows)
     stride = 4 * PANEL // max(1, (rows + height - 1) // height)
-    at_once = kind == NONE or kind == GELU or kind == RESIDUAL
-    first = kind if at_once else NONE
+    first = kind if at_once(kind) else NONE
     for n in range(0, width, PANEL):
         panel = panels + n * k
         ahead = panel + PANEL * k  # the next panel, a part of it with each tile
@@ -265,7 +256,7 @@ def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind
                 height, first, codes + lda * m, lda, panel, k // 4, out + here, 4 * width, count, ahead, stride, finish
             )  # fmt: skip
             ahead += k // 4 * stride
-    if not at_once:
+    if not at_once(kind):
         activate(kind, out, rows * width)
 
 

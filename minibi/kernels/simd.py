@@ -110,22 +110,6 @@ def store_ints(b: ir.IRBuilder, x: Any, address: Any, offset: int = 0) -> None:
     b.store(x, _pointer(b, address, offset, ints), align=4)
 
 
-def store_shorts(b: ir.IRBuilder, x: Any, address: Any) -> None:
-    """The low 16 bits of sixteen int32."""
-    shorts = ir.VectorType(ir.IntType(16), LANES)
-    b.store(b.trunc(x, shorts), _pointer(b, address, 0, shorts), align=2)
-
-
-def low_shorts(b: ir.IRBuilder, x: Any) -> Any:
-    """The low 16 bits of sixteen int32, as they are, and zeros above them."""
-    return b.and_(x, ir.Constant(ints, [0xFFFF] * LANES))
-
-
-def pair_shorts(b: ir.IRBuilder, low: Any, high: Any) -> Any:
-    """Lanes that hold the low 16 bits of `low` and, above them, the low 16 bits of `high`."""
-    return b.or_(low_shorts(b, low), b.shl(high, ir.Constant(ints, [16] * LANES)))
-
-
 def zero_ints() -> Any:
     return ir.Constant(ints, [0] * LANES)
 

@@ -300,7 +300,7 @@ def attend(q: Array, k: Array, v: Array, starts: Ints, first_only: bool = False,
 
 
 def attend16(q: Array, k: Array, v: Array, starts: Ints, first_only: bool = False) -> Array:
-    """`attend` in whole numbers of 16 bits, as `kernels.attention16` rounds them; for models whose matrices are bytes."""
+    """`attend` in whole numbers of 16 bits, rounded as `kernels.attention16` says."""
     if first_only:
         return first_rows(attend16(q, k, v, starts), starts)
     width = q.shape[2]

@@ -167,9 +167,13 @@ class Recorder:
         whole = Heads(self.linear(h, w, b), heads, h.channels // heads)
         return whole, whole, whole
 
-    def attend(
-        self, q: Heads, k: Heads, v: Heads, starts: Any, first_only: bool = False, code: int = op.ATTEND
-    ) -> Value:
+    def attend(self, q: Heads, k: Heads, v: Heads, starts: Any, first_only: bool = False) -> Value:
+        return self._attend(op.ATTEND, q, first_only)
+
+    def attend16(self, q: Heads, k: Heads, v: Heads, starts: Any, first_only: bool = False) -> Value:
+        return self._attend(op.ATTEND16, q, first_only)
+
+    def _attend(self, code: int, q: Heads, first_only: bool) -> Value:
         channels = q.heads * q.width
         out = self._value(channels, -(-channels // matmul.PANEL) * matmul.PANEL, first_only)
         self._step(
@@ -177,9 +181,6 @@ class Recorder:
             NUMBER=self._number(1 / math.sqrt(q.width)),
         )  # fmt: skip
         return out
-
-    def attend16(self, q: Heads, k: Heads, v: Heads, starts: Any, first_only: bool = False) -> Value:
-        return self.attend(q, k, v, starts, first_only, op.ATTEND16)
 
     def first_rows(self, h: Value, starts: Any) -> Value:
         out = self._value(h.channels, h.width, True)
