@@ -138,7 +138,9 @@ class Steps:
         self._batch = (batch.ids, batch.types, batch.starts, memory.scratch)
         self._memory = memory  # the table holds bare addresses into it
         self._run, self._steps = op.run, program._steps
-        names = {getattr(op, name): name for name in ("EMBED", "NORM", "LINEAR", "QUANTIZE", "LINEAR8", "ATTEND")}
+        names = {
+            getattr(op, name): name for name in ("EMBED", "NORM", "LINEAR", "QUANTIZE", "LINEAR8", "ATTEND", "ATTEND16")
+        }
         self.names = [names.get(step[op.OP], "other").lower() for step in self._steps]
         self.operations = [  # of the matrix products, else 0
             2.0 * len(batch.ids) * step[op.K] * step[op.WIDTH] if name.startswith("linear") else 0.0
@@ -190,7 +192,7 @@ def in_sequence(model: Minibi, compute: str, work: Workload, rounds: int, clock:
     peak = peak_loop(compute)
     if peak is None or not has_steps(model):
         return None
-    groups = plan(work.lengths, tokens=TOKEN_BUDGET)
+    groups = plan(work.lengths, tokens=TOKEN_BUDGET[compute])
     batches = [Steps(model, pack([work.ids[i] for i in rows], [work.types[i] for i in rows])) for rows in groups]
     operations = sum(sum(steps.operations) for steps in batches)
     run = model.ids(work, threads=1)

@@ -131,7 +131,7 @@ def scratch_floats(longest, width):
 
 
 @inline
-def _panel_width(left):
+def panel_width(left):
     """Keys in the next panel when `left` are left: a full panel, or for the last one the narrowest that holds them."""
     if left <= LANES:
         return LANES
@@ -145,7 +145,7 @@ def _pack_keys(k, stride, length, width, keys):
     """Keys [S, D] -> panels [D, panel width], one after the other."""
     n = 0
     while n < length:
-        panel = _panel_width(length - n)
+        panel = panel_width(length - n)
         out = keys + 4 * n * width
         if width % LANES == 0:
             for t in range(0, min(panel, length - n), LANES):
@@ -181,7 +181,7 @@ def scores_of(a, stride, rows, panels, length, width, out, padded):
     """out [rows, padded] = a [rows, D] @ packed keys or values, for the first `length` columns."""
     n = 0
     while n < length:
-        panel = _panel_width(length - n)
+        panel = panel_width(length - n)
         b, c = panels + 4 * n * width, out + 4 * n
         if panel == LANES:
             multiply_quarter(a, stride, b, width, c, 4 * padded, rows, b, 0)

@@ -16,11 +16,25 @@ from __future__ import annotations
 
 import numpy as np
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from . import functions, simd
+from . import functions, matmul, simd
 from .cache import inline, kernel
-from .matmul import ADDRESS, AFTER, GELU, PANEL, ROWS, VECTORS, for_kind, lasting, row_addresses, tile_height
+from .matmul import (
+    ADDRESS,
+    GELU,
+    NONE,
+    PANEL,
+    ROWS,
+    VECTORS,
+    activate,
+    at_once,
+    for_kind,
+    lasting,
+    row_addresses,
+    tile_height,
+)
 from .simd import LANES, Loop, f32, i64
 
 
@@ -46,37 +60,41 @@ def pack8(w, channel=0):
     return out, columns
 
 
-def tile8(height, signed_rows=False):
-    """`matmul.tile` on bytes, for one panel and sums of int32; k in groups of four bytes.
+def sums_of_codes(e, height, vectors, dot, a, lda, b, k, rows, ahead, stride):
+    """Emits the inner loop: int32 sums of `height` rows of codes times a panel of `vectors`, in registers.
 
-    Bytes of `a` are unsigned and those of the panel signed, or, with signed_rows, the other way round.
+    dot: `(e, total, row's codes, panel's codes) -> total` takes four bytes, or two shorts, of k at a time.
     """
+    row = row_addresses(e, a, lda, rows, height)
+    with Loop(e, k, [simd.Lanes(e, simd.zero_ints())] * (height * vectors)) as loop:
+        panel = e.add(b, e.mul(loop.index, i64(64 * vectors)))
+        columns = [simd.load_ints(e, panel, 64 * j) for j in range(vectors)]
+        for j in range(vectors):
+            simd.prefetch(e, e.add(ahead, e.mul(loop.index, stride)), 64 * j)
+        at = e.mul(loop.index, i64(4))
+        sums = []
+        for i in range(height):
+            x = simd.broadcast_int(e, e.add(row[i], at))
+            for j in range(vectors):
+                sums.append(simd.Lanes(e, dot(e, loop.carried[i * vectors + j].value, x, columns[j])))
+        loop.next(*sums)
+    return [total.value for total in loop.results]
+
+
+def tile_of_codes(height, vectors, dot):
+    """`matmul.tile` on codes, its sums int32; dot as for `sums_of_codes`, k in groups of as many codes as dot takes."""
 
     @intrinsic
     def multiply(typing_context, a, lda, b, k, c, ldc, rows, ahead, stride):
         def generate(context, builder, signature, args):
             e = builder
             a, lda, b, k, c, ldc, rows, ahead, stride = args
-            row = row_addresses(e, a, lda, rows, height)
-            with Loop(e, k, [simd.Lanes(e, simd.zero_ints())] * (height * VECTORS)) as loop:
-                panel = e.add(b, e.mul(loop.index, i64(4 * PANEL)))
-                columns = [simd.load_ints(e, panel, 64 * j) for j in range(VECTORS)]
-                for j in range(VECTORS):
-                    simd.prefetch(e, e.add(ahead, e.mul(loop.index, stride)), 64 * j)
-                at = e.mul(loop.index, i64(4))
-                sums = []
-                for i in range(height):
-                    x = simd.broadcast_int(e, e.add(row[i], at))
-                    for j in range(VECTORS):
-                        total = loop.carried[i * VECTORS + j].value
-                        both = (columns[j], x) if signed_rows else (x, columns[j])
-                        sums.append(simd.Lanes(e, simd.dot_bytes(e, total, *both)))
-                loop.next(*sums)
+            sums = sums_of_codes(e, height, vectors, dot, a, lda, b, k, rows, ahead, stride)
             for i in range(height):
                 with e.if_then(e.icmp_signed(">", rows, i64(i))):
                     out = e.add(c, e.mul(ldc, i64(i)))
-                    for j in range(VECTORS):
-                        simd.store_ints(e, loop.results[i * VECTORS + j].value, out, 64 * j)
+                    for j in range(vectors):
+                        simd.store_ints(e, sums[i * vectors + j], out, 64 * j)
             return context.get_dummy_value()
 
         return types.void(*[ADDRESS] * 9), generate
@@ -84,45 +102,52 @@ def tile8(height, signed_rows=False):
     return multiply
 
 
-multiply_bytes, multiply_bytes_by_five, multiply_bytes_by_four = tile8(ROWS), tile8(5), tile8(4)
-
-
 TERM = 16  # bytes of what is kept of a row beside its codes: scale, zero point, and the channel that stays float
+AT_ONCE = matmul.AT_ONCE | {GELU: lambda x, _: functions.gelu_short(x)}
 
 
 @intrinsic
-def finish_tile8(typing_context, kind, c, ldc, rows, terms, columns, stride, bias, residual):
-    """Turns int32 sums c [rows, PANEL] into floats in their place, adds the bias, and applies what `kind` says.
+def linear_tile8(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, finish):
+    """`tile_of_codes` of 6, 5 or 4 rows of bytes, its sums made floats before they leave the registers: scaled, the
+    bias added, and what `kind` says if that is one of AT_ONCE.
 
-    ldc: bytes from row to row of c and residual. terms: TERM bytes for each row. columns: the panel's scales, `stride`
-    bytes further its sums, and `stride` further the weights of the channel that stays float.
+    finish: five addresses. `terms`, TERM bytes for each row; `columns`, the panel's scales, and `step` bytes further
+    its sums, and `step` further the weights of the channel that stays float; its bias; the residual, laid out as c.
     """
 
     def generate(context, builder, signature, args):
         e = builder
-        kind, c, ldc, rows, terms, columns, stride, bias, residual = args
+        height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, finish = args
+        terms, columns, step, bias, residual = cgutils.unpack_tuple(e, finish)
 
-        def body(what):
-            with Loop(e, i64(PANEL), step=LANES) as across:
-                at = e.mul(across.index, i64(4))
-                column = e.add(columns, at)
-                scales, sums = simd.load(e, column), simd.load(e, e.add(column, stride))
-                weights = simd.load(e, e.add(column, e.mul(stride, i64(2))))
-                shift = simd.load(e, e.add(bias, at))
-                with Loop(e, rows) as down:
-                    here = e.add(at, e.mul(ldc, down.index))
-                    term, out = e.add(terms, e.mul(down.index, i64(TERM))), e.add(c, here)
-                    scale, zero, outlier = (simd.broadcast(e, term, 4 * i) for i in range(3))
-                    x = (zero * -1.0).fma(sums, simd.to_floats(e, simd.load_ints(e, out)))
-                    x = outlier.fma(weights, (x * scale).fma(scales, shift))
-                    simd.store(e, what(x, e.add(residual, here)), out)
-                    down.next()
-                across.next()
+        def floats(total, term, at):
+            column = e.add(columns, at)
+            scale, zero, outlier = (simd.broadcast(e, term, 4 * i) for i in range(3))
+            scales, sums = simd.load(e, column), simd.load(e, e.add(column, step))
+            x = (zero * -1.0).fma(sums, simd.to_floats(e, total)) * scale
+            x = x.fma(scales, simd.load(e, e.add(bias, at)))
+            return outlier.fma(simd.load(e, e.add(column, e.mul(step, i64(2)))), x)
 
-        for_kind(e, kind, body, AFTER | {GELU: lambda x, _: functions.gelu_short(x)})
+        def finished(sums, what):
+            for i in range(len(sums) // VECTORS):
+                with e.if_then(e.icmp_signed(">", rows, i64(i))):
+                    here, term = e.mul(ldc, i64(i)), e.add(terms, i64(TERM * i))
+                    for j in range(VECTORS):
+                        at = i64(64 * j)
+                        x = floats(sums[i * VECTORS + j], term, at)
+                        here_at = e.add(here, at)
+                        simd.store(e, what(x, e.add(residual, here_at)), e.add(c, here_at))
+
+        for tall in (ROWS, 5, 4):
+            with e.if_then(e.icmp_signed("==", height, i64(tall))):
+                for i in range(tall):  # what will be written is fetched while the sums run
+                    for j in range(VECTORS):
+                        simd.prefetch(e, e.add(c, e.mul(ldc, i64(i))), 64 * j)
+                sums = sums_of_codes(e, tall, VECTORS, simd.dot_bytes, a, lda, b, k, rows, ahead, stride)
+                for_kind(e, kind, lambda what, sums=sums: finished(sums, what), AT_ONCE)
         return context.get_dummy_value()
 
-    return types.void(*[ADDRESS] * 9), generate
+    return types.void(*[ADDRESS] * 11, types.UniTuple(ADDRESS, 5)), generate
 
 
 @intrinsic
@@ -179,13 +204,14 @@ def range_row(typing_context, x, n, channel):
         e = builder
         x, n, channel = args
         zero = simd.constant(e, 0.0)
-        with Loop(e, n, [zero, zero, zero], step=LANES) as loop:
-            y = simd.load(e, e.add(x, e.mul(loop.index, i64(4))))
-            y = simd.keep_first(e, y, e.sub(n, loop.index), 0.0)
-            y = simd.without(e, y, e.sub(channel, loop.index))
-            low, high, nothing = loop.carried
-            loop.next(y.min(low), y.max(high), y.fma(0.0, nothing))
-        low, high, nothing = loop.results
+
+        def widen(index, carried, kept):
+            y = kept(simd.load(e, e.add(x, e.mul(index, i64(4)))))
+            y = simd.without(e, y, e.sub(channel, index))
+            low, high, nothing = carried
+            return [y.min(low), y.max(high), y.fma(0.0, nothing)]
+
+        low, high, nothing = simd.sweep(e, n, [zero, zero, zero], widen)
         nothing = simd.sum_lanes(e, nothing)
         ends = [e.fsub(nothing, simd.max_lanes(e, low * -1.0)), e.fadd(nothing, simd.max_lanes(e, high))]
         return context.make_tuple(e, signature.return_type, ends)
@@ -218,23 +244,20 @@ def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind
     """
     height = tile_height(rows)
     stride = 4 * PANEL // max(1, (rows + height - 1) // height)
+    first = kind if at_once(kind) else NONE
     for n in range(0, width, PANEL):
         panel = panels + n * k
         ahead = panel + PANEL * k  # the next panel, a part of it with each tile
         for m in range(0, rows, height):
             here = 4 * (m * width + n)
             count = min(height, rows - m)
-            a, c = codes + lda * m, out + here
-            if height == 6:
-                multiply_bytes(a, lda, panel, k // 4, c, 4 * width, count, ahead, stride)
-            elif height == 5:
-                multiply_bytes_by_five(a, lda, panel, k // 4, c, 4 * width, count, ahead, stride)
-            else:
-                multiply_bytes_by_four(a, lda, panel, k // 4, c, 4 * width, count, ahead, stride)
-            ahead += k // 4 * stride
-            finish_tile8(
-                kind, c, 4 * width, count, terms + TERM * m, columns + 4 * n, 4 * width, bias + 4 * n, residual + here
+            finish = (terms + TERM * m, columns + 4 * n, 4 * width, bias + 4 * n, residual + here)
+            linear_tile8(
+                height, first, codes + lda * m, lda, panel, k // 4, out + here, 4 * width, count, ahead, stride, finish
             )  # fmt: skip
+            ahead += k // 4 * stride
+    if not at_once(kind):
+        activate(kind, out, rows * width)
 
 
 @kernel

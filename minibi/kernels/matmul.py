@@ -81,41 +81,46 @@ def tile_height(rows):
     return max(4, (rows + tiles - 1) // tiles)
 
 
-def tile(vectors: int, halves: bool = False, height: int = ROWS):
-    """An intrinsic `(a, lda, b, k, c, ldc, rows, ahead, stride)`: c = a @ b for up to `height` rows.
-
-    a, b, c are addresses, lda and ldc row lengths in bytes, b is a packed panel [k, vectors * 16] of float32 or
-    float16. Only `rows` rows of `a` are read and of `c` written. Meanwhile the cache is asked for what lies at `ahead`,
-    `stride` bytes further with each step of k: no address at all is a wrong one.
-    """
+def _sums(e, height, vectors, halves, a, lda, b, k, c, ldc, rows, ahead, stride):
+    """Emits the inner loop: `height` rows times one panel, the sums left in registers."""
     size, load = (2, simd.load_halves) if halves else (4, simd.load)
+    row = row_addresses(e, a, lda, rows, height)
+    for i in range(height):  # what will be written is fetched while the sums run
+        for j in range(vectors):
+            simd.prefetch(e, e.add(c, e.mul(ldc, i64(i))), 64 * j)
+    with Loop(e, k, [simd.constant(e, 0.0)] * (height * vectors)) as loop:
+        panel = e.add(b, e.mul(loop.index, i64(size * LANES * vectors)))
+        columns = [load(e, panel, size * LANES * j) for j in range(vectors)]
+        for j in range(0, size * LANES * vectors, 64):
+            simd.prefetch(e, e.add(ahead, e.mul(loop.index, stride)), j)
+        at = e.mul(loop.index, i64(4))
+        sums = []
+        for i in range(height):
+            x = simd.broadcast(e, e.add(row[i], at))
+            sums += [x.fma(columns[j], loop.carried[i * vectors + j]) for j in range(vectors)]
+        loop.next(*sums)
+    return loop.results
+
+
+def tile(vectors: int):
+    """An intrinsic `(a, lda, b, k, c, ldc, rows, ahead, stride)`: c = a @ b for up to ROWS rows.
+
+    a, b, c are addresses, lda and ldc row lengths in bytes, b is a packed panel [k, vectors * 16]. Only `rows` rows of
+    `a` are read and of `c` written. Meanwhile the cache is asked for what lies at `ahead`, `stride` bytes further with
+    each step of k: no address at all is a wrong one.
+    """
 
     @intrinsic
     def multiply(typing_context, a, lda, b, k, c, ldc, rows, ahead, stride):
         def generate(context, builder, signature, args):
             e = builder
             a, lda, b, k, c, ldc, rows, ahead, stride = args
-            row = row_addresses(e, a, lda, rows, height)
-            for i in range(height):  # what will be written is fetched while the sums run
-                for j in range(vectors):
-                    simd.prefetch(e, e.add(c, e.mul(ldc, i64(i))), 64 * j)
-            start = [simd.constant(e, 0.0)] * (height * vectors)
-            with Loop(e, k, start) as loop:
-                panel = e.add(b, e.mul(loop.index, i64(size * LANES * vectors)))
-                columns = [load(e, panel, size * LANES * j) for j in range(vectors)]
-                for j in range(0, size * LANES * vectors, 64):
-                    simd.prefetch(e, e.add(ahead, e.mul(loop.index, stride)), j)
-                at = e.mul(loop.index, i64(4))
-                sums = []
-                for i in range(height):
-                    x = simd.broadcast(e, e.add(row[i], at))
-                    sums += [x.fma(columns[j], loop.carried[i * vectors + j]) for j in range(vectors)]
-                loop.next(*sums)
-            for i in range(height):
+            sums = _sums(e, ROWS, vectors, False, a, lda, b, k, c, ldc, rows, ahead, stride)
+            for i in range(ROWS):
                 with e.if_then(e.icmp_signed(">", rows, i64(i))):
                     out = e.add(c, e.mul(ldc, i64(i)))
                     for j in range(vectors):
-                        simd.store(e, loop.results[i * vectors + j], out, 64 * j)
+                        simd.store(e, sums[i * vectors + j], out, 64 * j)
             return context.get_dummy_value()
 
         return types.void(*[ADDRESS] * 9), generate
@@ -141,26 +146,61 @@ def for_kind(e, kind, body, after=AFTER):
             body(what)
 
 
+AT_ONCE = {kind: AFTER[kind] for kind in (NONE, GELU, RESIDUAL)}
+
+
 @intrinsic
-def finish_row(typing_context, kind, c, bias, residual, n):
-    """c[:n] = what(c + bias, residual) over n floats, n a multiple of 16."""
+def linear_tile(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, bias, residual):
+    """`tile` of a whole panel; before its sums leave the registers the bias is added and done what `kind` says, if that
+    is one of AT_ONCE. residual is laid out as c. height: 0 for ROWS rows and a panel of float32; 6, 5 or 4 for as many
+    rows and a panel of float16.
+    """
 
     def generate(context, builder, signature, args):
         e = builder
-        kind, c, bias, residual, n = args
+        height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, bias, residual = args
+
+        def finished(sums, what):
+            for i in range(len(sums) // VECTORS):
+                with e.if_then(e.icmp_signed(">", rows, i64(i))):
+                    for j in range(VECTORS):
+                        here = e.add(e.mul(ldc, i64(i)), i64(64 * j))
+                        x = sums[i * VECTORS + j] + simd.load(e, bias, 64 * j)
+                        simd.store(e, what(x, e.add(residual, here)), e.add(c, here))
+
+        for tall in (0, 6, 5, 4):
+            with e.if_then(e.icmp_signed("==", height, i64(tall))):
+                sums = _sums(e, tall or ROWS, VECTORS, tall > 0, a, lda, b, k, c, ldc, rows, ahead, stride)
+                for_kind(e, kind, lambda what, sums=sums: finished(sums, what), AT_ONCE)
+        return context.get_dummy_value()
+
+    return types.void(*[ADDRESS] * 13), generate
+
+
+@intrinsic
+def activate(typing_context, kind, x, n):
+    """n floats at x, a multiple of 16, in place through what `kind` says, for those not in AT_ONCE."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        kind, x, n = args
 
         def body(what):
             with Loop(e, n, step=LANES) as loop:
-                at = e.mul(loop.index, i64(4))
-                out = e.add(c, at)
-                x = simd.load(e, out) + simd.load(e, e.add(bias, at))
-                simd.store(e, what(x, e.add(residual, at)), out)
+                at = e.add(x, e.mul(loop.index, i64(4)))
+                simd.store(e, what(simd.load(e, at), at), at)
                 loop.next()
 
-        for_kind(e, kind, body)
+        for_kind(e, kind, body, {code: what for code, what in AFTER.items() if code not in AT_ONCE})
         return context.get_dummy_value()
 
-    return types.void(*[ADDRESS] * 5), generate
+    return types.void(*[ADDRESS] * 3), generate
+
+
+@inline
+def at_once(kind):
+    """Whether a tile can do what `kind` says before its sums leave the registers."""
+    return kind in (NONE, GELU, RESIDUAL)
 
 
 @intrinsic
@@ -180,9 +220,6 @@ def widen(typing_context, halves, n, out):
 
 
 multiply_panel = tile(VECTORS)
-multiply_halves = tile(VECTORS, halves=True)
-multiply_halves_by_five = tile(VECTORS, halves=True, height=5)
-multiply_halves_by_four = tile(VECTORS, halves=True, height=4)
 
 
 @kernel
@@ -197,6 +234,7 @@ def linear_at(x, lda, rows, k, panels, halves, bias, residual, kind, out, width,
     height = tile_height(rows) if in_registers else ROWS
     step = (2 if halves else 4) * PANEL
     stride = step // max(1, (rows + height - 1) // height)  # of the next panel, a part with each tile
+    first = kind if at_once(kind) else NONE
     for n in range(0, width, PANEL):
         panel = panels + (2 if halves else 4) * n * k
         ahead = panel + step * k
@@ -205,20 +243,13 @@ def linear_at(x, lda, rows, k, panels, halves, bias, residual, kind, out, width,
             panel = scratch
         for m in range(0, rows, height):
             here = 4 * (m * width + n)
-            count = min(height, rows - m)
-            a, c = x + lda * m, out + here
-            if not in_registers:
-                multiply_panel(a, lda, panel, k, c, 4 * width, count, ahead, stride)
-            elif height == 6:
-                multiply_halves(a, lda, panel, k, c, 4 * width, count, ahead, stride)
-            elif height == 5:
-                multiply_halves_by_five(a, lda, panel, k, c, 4 * width, count, ahead, stride)
-            else:
-                multiply_halves_by_four(a, lda, panel, k, c, 4 * width, count, ahead, stride)
+            linear_tile(
+                height if in_registers else 0, first, x + lda * m, lda, panel, k, out + here, 4 * width,
+                min(height, rows - m), ahead, stride, bias + 4 * n, residual + here,
+            )  # fmt: skip
             ahead += stride * k
-            for i in range(count):
-                at = here + 4 * i * width
-                finish_row(kind, out + at, bias + 4 * n, residual + at, PANEL)
+    if not at_once(kind):
+        activate(kind, out, rows * width)
 
 
 @kernel

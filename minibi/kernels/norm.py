@@ -26,26 +26,29 @@ def norm_row(typing_context, x, n, gamma, beta, eps, channel):
         x, n, gamma, beta, eps, channel = args
         zero = simd.constant(e, 0.0)
         count = e.sitofp(n, f32)
-        with Loop(e, n, [zero], step=LANES) as loop:
-            here = simd.load(e, e.add(x, e.mul(loop.index, i64(4))))
-            loop.next(loop.carried[0] + simd.keep_first(e, here, e.sub(n, loop.index), 0.0))
-        mean = simd.splat(e, e.fdiv(simd.sum_lanes(e, loop.results[0]), count))
-        with Loop(e, n, [zero], step=LANES) as loop:
-            d = simd.load(e, e.add(x, e.mul(loop.index, i64(4)))) - mean
-            d = simd.keep_first(e, d, e.sub(n, loop.index), 0.0)
-            loop.next(d.fma(d, loop.carried[0]))
-        variance = e.fdiv(simd.sum_lanes(e, loop.results[0]), count)
+
+        def add(index, carried, kept):
+            return [carried[0] + kept(simd.load(e, e.add(x, e.mul(index, i64(4)))))]
+
+        mean = simd.splat(e, e.fdiv(simd.sum_lanes(e, simd.sweep(e, n, [zero], add)[0]), count))
+
+        def add_square(index, carried, kept):
+            d = kept(simd.load(e, e.add(x, e.mul(index, i64(4)))) - mean)
+            return [d.fma(d, carried[0])]
+
+        variance = e.fdiv(simd.sum_lanes(e, simd.sweep(e, n, [zero], add_square)[0]), count)
         scale = simd.splat(e, e.fdiv(f32(1.0), simd.sqrt(e, e.fadd(variance, eps))))
-        with Loop(e, n, [zero, zero], step=LANES) as loop:
-            at = e.mul(loop.index, i64(4))
+
+        def normalize(index, carried, kept):
+            at = e.mul(index, i64(4))
             here = e.add(x, at)
             y = (simd.load(e, here) - mean) * scale
-            y = y.fma(simd.load(e, e.add(gamma, at)), simd.load(e, e.add(beta, at)))
-            y = simd.keep_first(e, y, e.sub(n, loop.index), 0.0)
+            y = kept(y.fma(simd.load(e, e.add(gamma, at)), simd.load(e, e.add(beta, at))))
             simd.store(e, y, here)
-            y = simd.without(e, y, e.sub(channel, loop.index))
-            loop.next(y.min(loop.carried[0]), y.max(loop.carried[1]))
-        low, high = loop.results
+            y = simd.without(e, y, e.sub(channel, index))
+            return [y.min(carried[0]), y.max(carried[1])]
+
+        low, high = simd.sweep(e, n, [zero, zero], normalize)
         nothing = e.fmul(variance, f32(0.0))
         ends = [e.fsub(nothing, simd.max_lanes(e, low * -1.0)), e.fadd(nothing, simd.max_lanes(e, high))]
         return context.make_tuple(e, signature.return_type, ends)

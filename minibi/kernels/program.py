@@ -9,12 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from .attention import attend_at, copy_block
+from .attention16 import attend16_at
 from .cache import inline, kernel
 from .int8 import code_row, linear8_at, quantize_at
 from .matmul import linear_at
 from .norm import norm_row, sum_float_rows, sum_half_rows
 
-EMBED, NORM, LINEAR, QUANTIZE, LINEAR8, ATTEND, FIRST_ROWS = range(7)
+EMBED, NORM, LINEAR, QUANTIZE, LINEAR8, ATTEND, ATTEND16, FIRST_ROWS = range(8)
 
 # The columns of a program. Operands are indices into the table of addresses, -1 where there is none; what a NORM
 # quantizes, all but the CHANNEL that stays float, goes to CODES and TERMS.
@@ -58,6 +59,13 @@ def run(program, numbers, table, widths, ids, types, starts, scratch):
             heads, width = step[EXTRA], step[WIDTH]
             channels = 4 * heads * width
             attend_at(
+                x, x + channels, x + 2 * channels, widths[step[X]], widths[step[X]], widths[step[X]], starts,
+                heads, width, numbers[step[NUMBER]], step[PER_TEXT] == 1, out, widths[step[OUT]], memory,
+            )  # fmt: skip
+        elif op == ATTEND16:
+            heads, width = step[EXTRA], step[WIDTH]
+            channels = 4 * heads * width
+            attend16_at(
                 x, x + channels, x + 2 * channels, widths[step[X]], widths[step[X]], widths[step[X]], starts,
                 heads, width, numbers[step[NUMBER]], step[PER_TEXT] == 1, out, widths[step[OUT]], memory,
             )  # fmt: skip

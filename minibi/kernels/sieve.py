@@ -21,9 +21,9 @@ from . import simd
 from .cache import inline, kernel
 from .codes import products4
 from .distance import _keep, distances_of
-from .int8 import load_float, tile8
+from .int8 import load_float, tile_of_codes
 from .keys import fetch
-from .matmul import ADDRESS, PANEL, ROWS
+from .matmul import ADDRESS, PANEL, ROWS, VECTORS
 from .sieve_codes import COARSE, ERROR, FINE, HALF_LOW, HALF_UP, NORM, REACH, SCALE, SLACK, TOTAL, same_ints
 from .simd import LANES, Lanes, Loop, i64, ir
 
@@ -206,7 +206,11 @@ def left_for(n: int, k: int) -> Left:
     return Left(*tables, np.zeros((n, 3), np.int64), np.full(n, -np.inf, np.float32))
 
 
-_by_six, _by_four = tile8(ROWS, signed_rows=True), tile8(4, signed_rows=True)
+def _signed_rows(e, total, x, y):
+    return simd.dot_bytes(e, total, y, x)
+
+
+_by_six, _by_four = (tile_of_codes(height, VECTORS, _signed_rows) for height in (ROWS, 4))
 
 
 @inline

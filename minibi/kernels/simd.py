@@ -74,6 +74,9 @@ class Lanes:
         mine = self.b.fcmp_ordered(relation, self.value, other)
         return Lanes(self.b, self.b.select(mine, self.value, other))
 
+    def abs(self) -> Lanes:
+        return Lanes(self.b, _call(self.b, "llvm.fabs.v16f32", floats, [self.value]))
+
     def bits(self) -> Any:
         """The same bits as sixteen int32."""
         return self.b.bitcast(self.value, ints)
@@ -156,6 +159,14 @@ def dot_bytes(b: ir.IRBuilder, total: Any, u: Any, s: Any) -> Any:
     even = _pair_products(b, b.and_(u, eight(255)), b.ashr(b.shl(s, eight(8)), eight(8)))
     odd = _pair_products(b, b.lshr(u, eight(8)), b.ashr(s, eight(8)))
     return b.add(total, b.add(even, odd))
+
+
+def dot_shorts(b: ir.IRBuilder, total: Any, x: Any, y: Any) -> Any:
+    """total + the sum of two products of signed 16-bit numbers in each int32 lane. Exact."""
+    if has_byte_dot():
+        return _call(b, "llvm.x86.avx512.vpdpwssd.512", ints, [total, x, y])
+    shorts = ir.VectorType(ir.IntType(16), 2 * LANES)
+    return b.add(total, _pair_products(b, b.bitcast(x, shorts), b.bitcast(y, shorts)))
 
 
 def _by_halves(b: ir.IRBuilder, function: Any, *args: Any) -> Any:
@@ -249,6 +260,12 @@ def keep_first(b: ir.IRBuilder, x: Lanes, count: Any, otherwise: float) -> Lanes
     return Lanes(b, b.select(mask, x.value, ir.Constant(floats, [otherwise] * LANES)))
 
 
+def keep_first_ints(b: ir.IRBuilder, x: Any, count: Any, otherwise: int) -> Any:
+    """`keep_first` of sixteen int32."""
+    mask = b.icmp_signed("<", ir.Constant(ints, list(range(LANES))), _spread(b, b.trunc(count, i32), ints))
+    return b.select(mask, x, ir.Constant(ints, [otherwise] * LANES))
+
+
 def without(b: ir.IRBuilder, x: Lanes, lane: Any) -> Lanes:
     """`x` with 0 in one lane (an int64 value); x itself where there is no such lane."""
     here = b.icmp_signed("==", ir.Constant(ints, list(range(LANES))), _spread(b, b.trunc(lane, i32), ints))
@@ -273,6 +290,16 @@ def sum_lanes(b: ir.IRBuilder, x: Lanes) -> Any:
 def sum_ints(b: ir.IRBuilder, x: Any) -> Any:
     """The sum of sixteen int32, exact whatever the order."""
     return _call(b, "llvm.vector.reduce.add.v16i32", i32, [x])
+
+
+def max_ints(b: ir.IRBuilder, x: Any, y: Any) -> Any:
+    """The larger in each of sixteen int32 lanes."""
+    return b.select(b.icmp_signed(">", x, y), x, y)
+
+
+def top_int(b: ir.IRBuilder, x: Any) -> Any:
+    """The largest of sixteen int32."""
+    return _call(b, "llvm.vector.reduce.smax.v16i32", i32, [x])
 
 
 def sum_four_ints(b: ir.IRBuilder, vectors: Sequence[Any]) -> list[Any]:
@@ -375,3 +402,16 @@ class Loop:
             phi.add_incoming(x.value, self._before)
             phi.add_incoming(value, last)
             self.results.append(Lanes(b, phi))
+
+
+def sweep(b: ir.IRBuilder, n: Any, start: Sequence[Lanes], body: Any) -> list[Lanes]:
+    """Folds n floats: `body(index, carried, kept)` -> carried for sixteen at a time, from `start`.
+
+    kept(x): x itself, but with 0 beyond the n-th; it costs nothing up to the last few.
+    """
+    whole = b.and_(n, i64(-LANES))
+    with Loop(b, whole, start, step=LANES) as loop:
+        loop.next(*body(loop.index, loop.carried, lambda x: x))
+    with Loop(b, b.sub(n, whole), loop.results, step=LANES) as rest:
+        rest.next(*body(whole, rest.carried, lambda x: keep_first(b, x, b.sub(n, whole), 0.0)))
+    return rest.results

@@ -111,6 +111,7 @@ class Params:
     norm_g: Any
     norm_b: Any
     layers: list[Layer]
+    compute: str = "float32"  # or "int8": the layers' matrices are bytes
 
 
 @dataclass
@@ -253,6 +254,7 @@ def read_params(
         norm_g=vector("embeddings.LayerNorm.weight"),
         norm_b=vector("embeddings.LayerNorm.bias"),
         layers=[layer(i) for i in range(config.layers)],
+        compute=compute,
     )
     return _packed(params, config, ops) if compute == "int8" else params
 
@@ -314,6 +316,7 @@ def layers(
 ) -> Any:
     """The model itself: token ids [T] -> states [T, C]. first_only: those of each text's first token alone, [B, C]."""
     up = getattr(ops, _ACTIVATION_VERB[config.activation])
+    attend = ops.attend16 if p.compute == "int8" else ops.attend
     norm = (p.norm_g, p.norm_b, config.eps)
     h = ops.embed(ids, types, positions, p.word, p.position, p.token_type, *norm)  # (T,) -> (T, C)
     for i, layer in enumerate(p.layers):
@@ -323,9 +326,9 @@ def layers(
         if study is not None:
             study.attention.append(ops.attention_weights(q, k, starts))
         if first_only and i == config.layers - 1:  # nobody reads the other rows any more
-            a, h = ops.attend(q, k, v, starts, first_only=True), ops.first_rows(h, starts)  # (T, C) -> (B, C)
+            a, h = attend(q, k, v, starts, first_only=True), ops.first_rows(h, starts)  # (T, C) -> (B, C)
         else:
-            a = ops.attend(q, k, v, starts)  # -> (T, C)
+            a = attend(q, k, v, starts)  # -> (T, C)
         h = ops.linear_add_norm(a, h, layer.out_w, layer.out_b, layer.norm1_g, layer.norm1_b, config.eps)
         u = up(h, layer.up_w, layer.up_b)  # (T, C) -> (T, F)
         h = ops.linear_add_norm(u, h, layer.down_w, layer.down_b, layer.norm2_g, layer.norm2_b, config.eps)

@@ -27,7 +27,7 @@ from .locate import locate, read_json
 from .modules import read_modules
 from .precision import Precision, quantize_embeddings
 from .prompts import DOCUMENT_NAMES, QUERY_NAMES, choose, first_of, read_prompts
-from .running import TOKEN_BUDGET, Runner, interpreter, run_batches
+from .running import Runner, interpreter, run_batches
 
 
 @dataclass
@@ -165,7 +165,7 @@ class BiEncoder:
         precision: Precision = "float32",
         ranges: ArrayLike | None = None,
         truncation: Truncation = "warn",
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
         threads: int | None = None,
         progress: Callable[[int], object] | None = None,
     ) -> Any:
@@ -205,7 +205,7 @@ class BiEncoder:
             pieces,
             work,
             batch_size=batch_size,
-            token_budget=token_budget,
+            token_budget=self._runner.token_budget if token_budget is None else token_budget,
             threads=self.threads if threads is None else threads,
             show_progress_bar=show_progress_bar,
             progress=progress,

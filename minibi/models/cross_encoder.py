@@ -20,7 +20,7 @@ from ..text.batches import Batch
 from ..text.tokenizer import Tokenizer, Truncation
 from . import bert
 from .locate import locate
-from .running import TOKEN_BUDGET, Runner, ranked, run_batches
+from .running import Runner, ranked, run_batches
 
 
 def sigmoid(x: Floats) -> NDArray[np.float64]:
@@ -78,7 +78,7 @@ class CrossEncoder:
         activation: str | Callable[[Floats], Any] = "logits",
         *,
         truncation: Truncation = "warn",
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
         threads: int | None = None,
     ) -> Any:
         """Scores [N] of N pairs of texts ([N, labels] where the model has several); of a single pair, a scalar.
@@ -106,7 +106,7 @@ class CrossEncoder:
             self._logits,
             types=[types for _, types in encoded],
             batch_size=batch_size,
-            token_budget=token_budget,
+            token_budget=self._runner.token_budget if token_budget is None else token_budget,
             threads=self.threads if threads is None else threads,
             show_progress_bar=show_progress_bar,
         )

@@ -27,7 +27,7 @@ from ..text.tokenizer import Tokenizer, Tokens, Truncation, as_texts
 from . import bert
 from .late_folders import read_late_folder
 from .locate import locate, read_json
-from .running import TOKEN_BUDGET, Runner, interpreter, ranked, run_batches
+from .running import Runner, interpreter, ranked, run_batches
 
 
 class LateInteraction:
@@ -194,7 +194,7 @@ class LateInteraction:
         truncation: Truncation = "warn",
         show_progress_bar: bool = False,
         batch_size: int | None = None,
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
         threads: int | None = None,
     ) -> Any:
         if truncation == "chunk":
@@ -205,7 +205,7 @@ class LateInteraction:
             self._document_vectors if document else self._query_vectors,
             types=[fillers for _, fillers in tokens],  # every token has type 0: the place is free for this
             batch_size=batch_size,
-            token_budget=token_budget,
+            token_budget=self._runner.token_budget if token_budget is None else token_budget,
             threads=self.threads if threads is None else threads,
             show_progress_bar=show_progress_bar,
         )
@@ -272,6 +272,9 @@ class FirstKeys:
 
     def attend(self, q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False) -> Floats:
         return self._ops.attend(q[self._rows], k[self._keys], v[self._keys], self._starts)[self._kept]
+
+    def attend16(self, q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False) -> Floats:
+        return self._ops.attend16(q[self._rows], k[self._keys], v[self._keys], self._starts)[self._kept]
 
 
 def _content(token: Any, default: str) -> str:

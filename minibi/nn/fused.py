@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import attention, int8, matmul
+from ..kernels import attention, attention16, int8, matmul
 from ..kernels.norm import layer_norm
 from ..shapes import Floats, Ints
 from . import plain
@@ -146,9 +146,17 @@ def qkv(h: Floats, w: Packed | PackedBytes, b: Floats, heads: int) -> tuple[Floa
 
 
 def attend(q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False) -> Floats:
+    return _attend(attention.attend, q, k, v, starts, first_only)
+
+
+def attend16(q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool = False) -> Floats:
+    return _attend(attention16.attend16, q, k, v, starts, first_only)
+
+
+def _attend(kernel: Any, q: Floats, k: Floats, v: Floats, starts: Ints, first_only: bool) -> Floats:
     rows = len(starts) - 1 if first_only else len(q)
     out = np.empty((rows, *q.shape[1:]), np.float32)
-    attention.attend(q, k, v, starts, np.float32(1 / math.sqrt(q.shape[2])), first_only, out)
+    kernel(q, k, v, starts, np.float32(1 / math.sqrt(q.shape[2])), first_only, out)
     return out.reshape(rows, -1)  # (T, H, D) -> (T, C)
 
 

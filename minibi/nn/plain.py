@@ -172,6 +172,13 @@ def gelu(x: Array) -> Array:
     return x * (0.5 * (1 + erf(x / math.sqrt(2))))
 
 
+def gelu_short(x: Array) -> Array:
+    """`gelu` within 1.8e-4, for numbers that become bytes; its tail is the polynomial of `kernels.functions`."""
+    a = np.minimum(np.abs(x), np.float32(4.33))
+    p = np.polyval(np.float32([-9.79728065e-05, 0.000492265797, -0.00027388343, -0.00140925054]), a)
+    return np.maximum(x, 0) + a * (4.33 - a) ** 4 * p
+
+
 def gelu_grad(dy: Array, x: Array) -> tuple[Array]:
     density = np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
     return (dy * (0.5 * (1 + erf(x / math.sqrt(2))) + x * density),)
@@ -188,8 +195,8 @@ def gelu_tanh_grad(dy: Array, x: Array) -> tuple[Array]:
     return (dy * 0.5 * (1 + t + x * (1 - t * t) * slope),)
 
 
-def linear_gelu(x: Array, w: Array, b: Array) -> Array:
-    return gelu(linear(x, w, b))
+def linear_gelu(x: Array, w: Array | Bytes, b: Array) -> Array:
+    return (gelu_short if isinstance(w, Bytes) else gelu)(linear(x, w, b))
 
 
 def linear_gelu_grad(dy: Array, x: Array, w: Array, b: Array, wanted: Sequence[bool] = ALL) -> tuple[Array | None, ...]:
@@ -297,6 +304,34 @@ def attend(q: Array, k: Array, v: Array, starts: Ints, first_only: bool = False,
     for p, s, e in zip(attention_weights(q, k, starts), starts[:-1], starts[1:], strict=True):
         out[s:e] = np.einsum("hij,jhd->ihd", p * _kept(s, e, q.shape[1], p.dtype, drop), v[s:e])
     return out.reshape(len(out), -1)  # (T, H, D) -> (T, C)
+
+
+def attend16(q: Array, k: Array, v: Array, starts: Ints, first_only: bool = False) -> Array:
+    """`attend` in whole numbers of 16 bits, rounded as `kernels.attention16` says."""
+    if first_only:
+        return first_rows(attend16(q, k, v, starts), starts)
+    width = q.shape[2]
+    limit = np.floor(np.sqrt((2.0**31 - 1) / (-(-width // 32) * 32)))  # a sum of products stays below 2^31
+    out = np.empty_like(v, order="C")
+    for s, e in pairwise(starts):
+        (q_codes, q_scale), (k_codes, k_scale), (v_codes, v_scale) = (
+            _short_codes(x[s:e], top) for x, top in ((q, limit), (k, limit), (v, 1023))
+        )
+        scores = np.einsum("ihd,jhd->hij", q_codes, k_codes)
+        factor = q_scale * k_scale / (math.log(2) * math.sqrt(width))  # (H, 1)
+        whole = factor[:, :, None] * (scores - scores.max(axis=-1, keepdims=True))
+        power = np.rint(np.maximum(whole + 14, -8))  # 2^whole as in `kernels.functions.exp2_short`
+        poly = np.polyval([0.0551718747, 0.242611381, 0.693260946, 0.999928027], np.maximum(whole + 14, -8) - power)
+        p = np.rint(np.ldexp(poly, power.astype(np.int64)))
+        mixed = np.einsum("hij,jhd->ihd", p, v_codes)
+        out[s:e] = mixed * v_scale / p.sum(axis=-1).T[:, :, None]  # (H, i) -> (i, H, 1)
+    return out.reshape(len(out), -1)  # (T, H, D) -> (T, C)
+
+
+def _short_codes(x: Array, top: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[S, H, D] -> whole numbers up to `top` and, for each head, their scale [H, 1]."""
+    largest = np.abs(x).max(axis=(0, 2), initial=1e-30).astype(np.float64)[:, None]
+    return np.rint(x * (top / largest)), largest / top
 
 
 def attend_grad(

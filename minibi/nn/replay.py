@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..kernels import attention, int8, matmul
+from ..kernels import attention, attention16, int8, matmul
 from ..kernels import program as op
 from ..kernels.simd import LANES
 from ..shapes import Floats, Ints, aligned
@@ -168,10 +168,16 @@ class Recorder:
         return whole, whole, whole
 
     def attend(self, q: Heads, k: Heads, v: Heads, starts: Any, first_only: bool = False) -> Value:
+        return self._attend(op.ATTEND, q, first_only)
+
+    def attend16(self, q: Heads, k: Heads, v: Heads, starts: Any, first_only: bool = False) -> Value:
+        return self._attend(op.ATTEND16, q, first_only)
+
+    def _attend(self, code: int, q: Heads, first_only: bool) -> Value:
         channels = q.heads * q.width
         out = self._value(channels, -(-channels // matmul.PANEL) * matmul.PANEL, first_only)
         self._step(
-            op.ATTEND, X=q.whole.place, OUT=out.place, EXTRA=q.heads, WIDTH=q.width, PER_TEXT=first_only,
+            code, X=q.whole.place, OUT=out.place, EXTRA=q.heads, WIDTH=q.width, PER_TEXT=first_only,
             NUMBER=self._number(1 / math.sqrt(q.width)),
         )  # fmt: skip
         return out
@@ -252,6 +258,8 @@ class Program:
             ],
             np.int64,
         )
-        need = max(self._deepest * matmul.PANEL, attention.scratch_floats.py_func(longest, self.heads[1]))
+        need = self._deepest * matmul.PANEL
+        for floats in (attention.scratch_floats, attention16.scratch_floats16):
+            need = max(need, floats.py_func(longest, self.heads[1]))
         self._threads.memory = _Memory(tokens, texts, longest, arena, table, aligned((need,)))
         return self._threads.memory

@@ -15,7 +15,7 @@ pytestmark = [
 
 def test_floats():
     survives("""
-from minibi.kernels import attention, matmul, norm
+from minibi.kernels import attention, attention16, matmul, norm
 f, rng = np.float32, np.random.default_rng(0)
 draw = lambda *shape: fenced(rng.standard_normal(shape).astype(f))
 for rows, k, n in [(1, 5, 3), (5, 16, 64), (7, 33, 65), (6, 64, 16), (13, 1, 200)]:
@@ -37,6 +37,8 @@ for lengths, heads, width in [([1], 1, 1), ([17, 3], 3, 12), ([6, 65], 2, 33), (
     attention.attend(packed[:, 0], packed[:, 1], packed[:, 2], starts, f(0.3), False, out)
     q, k, v = (fenced(packed[:, i]) for i in range(3))
     attention.attend(q, k, v, starts, f(0.3), False, out)
+    attention16.attend16(packed[:, 0], packed[:, 1], packed[:, 2], starts, f(0.3), False, out)
+    attention16.attend16(q, k, v, starts, f(0.3), False, out)
 """)
 
 

@@ -26,6 +26,8 @@ def products(int8):
     """products(a, panels, height): the int32 sums of the kernel's inner loop, before any of them is rounded."""
     from numba import njit
 
+    from minibi.kernels import simd
+
     def compiled(height, tile):
         @njit
         def multiply(a, panels, out):
@@ -39,8 +41,7 @@ def products(int8):
 
         return multiply
 
-    tiles = {6: int8.multiply_bytes, 5: int8.multiply_bytes_by_five, 4: int8.multiply_bytes_by_four}
-    ways = {height: compiled(height, tile) for height, tile in tiles.items()}
+    ways = {height: compiled(height, int8.tile_of_codes(height, int8.VECTORS, simd.dot_bytes)) for height in (6, 5, 4)}
 
     def products(a, panels, height=6):
         memory = np.full(len(a) * len(panels) * int8.PANEL + 128, -7, np.int32)

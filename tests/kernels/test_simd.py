@@ -79,6 +79,13 @@ def test_exp2(functions, lanes):
     assert (lanes(functions.exp2)([-125.5, -1000, -3e38, -np.inf, np.nan]) == np.float32(2.0**-125)).all()
 
 
+def test_exp2_short(functions, lanes):
+    x = np.linspace(-8, 16, 100_001).astype(np.float32)
+    y = lanes(functions.exp2_short)(x)
+    assert np.abs(y / np.exp2(x.astype(np.float64)) - 1).max() < 8e-5
+    assert lanes(functions.exp2_short)([-9, -3e38, -np.inf, np.nan]).tolist() == [y[0]] * 4
+
+
 def test_exp2_coefficients(functions):
     r = np.linspace(-0.5, 0.5, 10_001)
     assert np.abs(np.polynomial.polynomial.polyval(r, functions._EXP2) / np.exp2(r) - 1).max() < 4e-9
@@ -101,7 +108,8 @@ def test_gelu(functions, lanes, reach):
 def test_gelu_short(functions, lanes):
     x = np.linspace(-40, 40, 1_000_001).astype(np.float32)
     exact = x * np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x.tolist()])
-    assert np.abs(lanes(functions.gelu_short)(x) - exact).max() < 1.3e-5
+    error = np.abs(lanes(functions.gelu_short)(x) - exact)
+    assert error.max() < 1.8e-4 and (error <= np.abs(x) / 90).all()
     assert lanes(functions.gelu_short)([20, 1e10, 0.0]).tolist() == np.float32([20, 1e10, 0]).tolist()
 
 

@@ -98,7 +98,7 @@ def test_fused_is_plain(fused, verb, rows, k, n, magnitude, seed):
     assert found.shape == (rows, n) and found.dtype == np.float32 and found.flags.c_contiguous
     slack = 1.2 * (2 * case.slack + case.ties)  # no activation is steeper than 1.13
     if verb != "linear":
-        slack += (1.3e-5 if verb == "linear_gelu" else 1e-6) * np.maximum(1, np.abs(expected))  # see gelu_short
+        slack += (1.8e-4 if verb == "linear_gelu" else 1e-6) * np.maximum(1, np.abs(expected))  # see gelu_short
     assert (np.abs(found - expected) <= slack).all()
 
 

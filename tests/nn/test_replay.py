@@ -228,7 +228,7 @@ def test_layers_share_their_memory(tiny_bert, fused):
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["linear", "linear_gelu", "linear_relu", "linear_add_norm", "attend", "narrow"]),
+        st.sampled_from(["linear", "linear_gelu", "linear_relu", "linear_add_norm", "attend", "attend16", "narrow"]),
         st.integers(0, 99),  # which of the held values goes in
         st.integers(0, 99),  # which one is the residual
         st.integers(0, 3),  # how many are dropped afterwards
@@ -260,8 +260,8 @@ def test_no_value_is_overwritten_while_it_is_held(fused, steps, lengths, first_o
         held = [ops.embed(ids, types, positions, word, position, kinds, *norm)]
         for verb, i, j, drop, by_bytes in steps:
             w, x, residual = matrices[by_bytes], held[i % len(held)], held[j % len(held)]
-            if verb == "attend":
-                held.append(ops.attend(*ops.qkv(x, w["t"], b3, heads), starts))
+            if verb in ("attend", "attend16"):
+                held.append(getattr(ops, verb)(*ops.qkv(x, w["t"], b3, heads), starts))
             elif verb == "linear_add_norm":
                 held.append(ops.linear_add_norm(x, residual, w["s"], b, *norm))
             elif verb == "narrow":  # a value of another width in between
