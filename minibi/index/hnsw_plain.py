@@ -216,15 +216,16 @@ class PlainEngine:
             self._write(layer, node, mine)
 
     def bypass(self, layer: int, owners: Any, live: Any, fresh: Any, first: int, last: int) -> None:
-        """New links for rows some of whose links lead to removed rows: chosen among the rows that can be reached
-        through removed ones. Links to live rows stay."""
+        """New links for rows some of whose links lead to removed rows: chosen among the live neighbours of removed
+        neighbours, and of their removed neighbours in turn. Links to live rows stay."""
         from .hnsw_engine import NEIGHBOURS_OF_REMOVED as MOST
 
         for node in owners[first:last].tolist():
             held = self._layer(layer, len(self._table))(node)
             seen, todo, found = {node}, deque([node]), []
-            passed = 1
-            while todo and len(found) < MOST:
+            passed, own = 1, sum(bool(live[row]) for row in held)
+            enough = own + fresh.shape[1] * (len(held) - own)
+            while todo and len(found) < min(enough, MOST):
                 for row in self._layer(layer, len(self._table))(todo.popleft()):
                     if row in seen:
                         continue
@@ -236,7 +237,7 @@ class PlainEngine:
                         passed += 1
             found = found[:MOST]
             ranked = sorted(zip(self._distances(self._as_query(node))(found), found, strict=True)) if found else []
-            owed, chosen = sum(row in held for row in found), []
+            owed, chosen = own, []
             for distance, row in ranked:
                 owed -= row in held
                 if row in held or (len(chosen) + owed < fresh.shape[1] and not self._hidden(chosen, row, distance)):

@@ -211,8 +211,9 @@ def _hidden(rows, chosen, size, row, limit, scratch_query):
 @kernel
 def bypass(rows, table, offsets, level, owners, first, last, live, scratch, fresh_table, scratch_query):
     """New links for the rows owners[first : last], some of whose links lead to removed rows: chosen by algorithm 4 from
-    the rows that can be reached through removed ones. Links to live rows stay: were all chosen anew from what is near,
-    a row would lose its long ones, and the graph would get worse with each removal.
+    the live neighbours of removed neighbours, and of their removed neighbours in turn, until each lost link has as many
+    candidates as a row has places. Links to live rows stay: were all chosen anew from what is near, a row would lose
+    its long ones, and the graph would get worse with each removal.
 
     Reads `table`, writes `fresh_table`, so the order of the rows does not matter.
     """
@@ -227,7 +228,7 @@ def bypass(rows, table, offsets, level, owners, first, last, live, scratch, fres
         scratch.visited[node] = stamp
         todo[0] = node
         head, tail, count, held, owed = 0, 1, 0, 0, 0
-        while head < tail and count < most:
+        while head < tail and count < most and (head == 0 or count - owed < capacity * (held - owed)):
             neighbours = table[slot_of(todo[head], level, offsets)]
             for j in range(capacity):
                 row = neighbours[j]
