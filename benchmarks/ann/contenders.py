@@ -275,7 +275,7 @@ def _ef(setting: Any) -> dict[str, Any]:
 
 
 def _nprobe(setting: Any) -> dict[str, Any]:
-    return {"nprobe": setting[0], "k_factor": setting[1]}
+    return {"nprobe": setting[0], "ef": 10 * setting[1]}  # of the benchmark's k, as faiss's k_factor
 
 
 def _set_ef(faiss: Any, index: Any, setting: Any) -> None:

@@ -191,7 +191,7 @@ main.add_command(train_command)
 
 
 @main.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--repair", is_flag=True, help="Rebuild from the vectors; FILE.damaged is what it was.")
 def check(file: Path, repair: bool) -> None:
     """Check the file of an index: every checksum, length, id and link.
@@ -199,9 +199,10 @@ def check(file: Path, repair: bool) -> None:
     Exit code 0 if all is well, 1 if not (with --repair: if it could not be rebuilt).
     """
     from ..errors import FormatError
-    from ..index.inspect import load_index
+    from ..index.inspect import class_of, load_index
     from ..index.inspect import repair as rebuild
 
+    class_of(file)  # what is no file of minibi cannot be rebuilt
     try:
         index = load_index(file)
     except FormatError as e:

@@ -17,7 +17,7 @@ from ..shapes import Floats, Ints
 from .codes import Codes
 from .contract import whole
 from .ivf import IVFIndex
-from .lists import Learned, Scope, best_plain
+from .lists import Learned, Scope, best_plain, visits
 
 
 class BinaryIndex(IVFIndex):
@@ -78,5 +78,6 @@ class BinaryIndex(IVFIndex):
         from ..kernels import bits
 
         out, lists = np.empty((len(queries), scope.ef), np.int64), scope.lists
-        bits.hamming_search(lists.order, lists.starts, scope.mask, scope.cells, codes, queries, scope.ef, out)
+        where = lists.order, lists.starts, scope.mask, scope.cells, *visits(scope.cells)
+        bits.hamming_search(*where, codes, queries, scope.ef, out)
         return out

@@ -55,8 +55,11 @@ def index_factory(name: str, dim: int, metric: str = "cosine", **settings: Any) 
     found = GRAMMAR.fullmatch(name) if isinstance(name, str) else None
     make = _maker(found) if found else None
     if found is None or make is None:
-        nearest = max(FORMS, key=lambda form: (difflib.SequenceMatcher(None, str(name), form).ratio(), -len(form)))
-        raise InputError(f"{name!r} does not name an index: the nearest form is {nearest!r}")
+        asked = str(name).casefold()
+        alike = {form: difflib.SequenceMatcher(None, asked, form.casefold()).ratio() for form in FORMS}
+        nearest = max(FORMS, key=lambda form: (alike[form], -len(form)))
+        forms = f"the nearest form is {nearest!r}" if alike[nearest] >= 0.5 else f"the forms are {', '.join(FORMS)}"
+        raise InputError(f"{name!r} does not name an index: {forms}")
     kind, own = make
     if found["store"]:
         own["store"] = CODE_OF[found["store"]]

@@ -216,14 +216,16 @@ class PlainEngine:
             self._write(layer, node, mine)
 
     def bypass(self, layer: int, owners: Any, live: Any, fresh: Any, first: int, last: int) -> None:
-        """New links for rows some of whose links lead to removed rows: chosen among their live neighbours and those
-        that can be reached through removed ones."""
+        """New links for rows some of whose links lead to removed rows: chosen among the live neighbours of removed
+        neighbours, and of their removed neighbours in turn. Links to live rows stay."""
         from .hnsw_engine import NEIGHBOURS_OF_REMOVED as MOST
 
         for node in owners[first:last].tolist():
+            held = self._layer(layer, len(self._table))(node)
             seen, todo, found = {node}, deque([node]), []
-            passed = 1
-            while todo and len(found) < MOST:
+            passed, own = 1, sum(bool(live[row]) for row in held)
+            enough = own + fresh.shape[1] * (len(held) - own)
+            while todo and len(found) < min(enough, MOST):
                 for row in self._layer(layer, len(self._table))(todo.popleft()):
                     if row in seen:
                         continue
@@ -235,8 +237,20 @@ class PlainEngine:
                         passed += 1
             found = found[:MOST]
             ranked = sorted(zip(self._distances(self._as_query(node))(found), found, strict=True)) if found else []
+            owed, chosen = own, []
+            for distance, row in ranked:
+                owed -= row in held
+                if row in held or (len(chosen) + owed < fresh.shape[1] and not self._hidden(chosen, row, distance)):
+                    chosen.append(row)
             slot = node if layer == 0 else int(self._offsets[node]) + layer - 1
-            self._write(layer, node, self._select(ranked, fresh.shape[1]), fresh[slot])
+            self._write(layer, node, chosen, fresh[slot])
+
+    def _hidden(self, chosen: list[int], row: int, distance: float) -> bool:
+        """Whether one of `chosen` is nearer to a row than `distance`, or is its exact duplicate."""
+        between = self._distances(self._as_query(row))(chosen) if chosen else []
+        return any(
+            d < distance or (d == distance and self._same(row, other)) for d, other in zip(between, chosen, strict=True)
+        )
 
     def spanning_tree(self, count: int, start: int, parents: Any) -> int:
         """Breadth first over layer 0 from `start`: parents[row] = who reached it; returns how many rows were.

@@ -82,6 +82,15 @@ def multiply(x: Floats, learned: Learned, name: str, matrix: Floats, bias: Float
     return out
 
 
+def visits(cells: Ints) -> tuple[Ints, Ints]:
+    """(pairs [Q P], firsts [G + 1]) of probed lists cells [Q, P]: the pairs q P + p in the order in which lists are
+    read, each query's nearest first; those of a group, pairs[firsts[g] : firsts[g + 1]], read the same list."""
+    width = int(cells.max(initial=0)) + 1
+    keys = (cells.astype(np.int64) + width * np.arange(cells.shape[1])).ravel()
+    pairs = np.argsort(keys, kind="stable")
+    return pairs, np.flatnonzero(np.diff(keys[pairs], prepend=-1, append=-1))
+
+
 def best_plain(scope: Scope, keep: int, estimates: Any) -> Ints:
     """[Q, keep]: the twin of the kernels' pools: rows of least (estimates(q, rows), row) in the probed lists."""
     out = np.full((len(scope.queries), keep), -1, np.int64)

@@ -25,7 +25,7 @@ from ..shapes import Floats, Ints
 from .codes import Codes
 from .contract import whole
 from .ivf import IVFIndex
-from .lists import Learned, Scope, rank_plain
+from .lists import Learned, Scope, rank_plain, visits
 
 EPSILON = 1.9
 ROUNDING = 4e-6  # of what is added up in float32: never a reason to exclude
@@ -129,7 +129,7 @@ class IVFRaBitQIndex(IVFIndex):
         from ..kernels import bits, distance
 
         lists, compared = scope.lists, np.empty(len(exact), np.int64)
-        where = lists.order, lists.starts, scope.mask, scope.cells
+        where = lists.order, lists.starts, scope.mask, scope.cells, *visits(scope.cells)
         how = codec.kind, distance.SQUARED_L2 if self.metric == "l2" else distance.DOT, codec.width
         bits.bounded_search(
             lists.packed["codes"], self.bits, self._turn.width, *where, bases, gaps, coded, noise,

@@ -193,16 +193,33 @@ def link_back(rows, table, slots, targets, sources, starts, first, last, parent,
         mine[size:] = -1
 
 
+@inline
+def _hidden(rows, chosen, size, row, limit, scratch_query):
+    """Whether one of the first `size` rows of `chosen` is nearer to a row than `limit`, its distance to the base as an
+    integer that orders, or is its exact duplicate."""
+    query = as_query(rows, row, scratch_query)
+    for at in range(0, size, 4):
+        block = min(4, size - at)
+        found = some_distances(rows, chosen, at, block, query)
+        for j in range(block):
+            between = key_of(found[j], 0) >> 32
+            if between < limit or (between == limit and same_rows(rows, row, chosen[at + j])):
+                return True
+    return False
+
+
 @kernel
 def bypass(rows, table, offsets, level, owners, first, last, live, scratch, fresh_table, scratch_query):
     """New links for the rows owners[first : last], some of whose links lead to removed rows: chosen by algorithm 4 from
-    their live neighbours and those that can be reached through removed ones.
+    the live neighbours of removed neighbours, and of their removed neighbours in turn, until each lost link has as many
+    candidates as a row has places. Links to live rows stay: were all chosen anew from what is near, a row would lose
+    its long ones, and the graph would get worse with each removal.
 
     Reads `table`, writes `fresh_table`, so the order of the rows does not matter.
     """
     capacity = table.shape[1]
     most = scratch.pool.size - 1
-    chosen = np.empty(capacity + 4, np.int32)
+    chosen = np.empty(capacity, np.int32)
     todo = np.empty(most, np.int32)
     found_rows = np.empty(most, np.int32)
     for i in range(first, last):
@@ -210,10 +227,9 @@ def bypass(rows, table, offsets, level, owners, first, last, live, scratch, fres
         stamp = new_stamp(scratch)
         scratch.visited[node] = stamp
         todo[0] = node
-        head, tail, count = 0, 1, 0
-        while head < tail and count < most:
+        head, tail, count, held, owed = 0, 1, 0, 0, 0
+        while head < tail and count < most and (head == 0 or count - owed < capacity * (held - owed)):
             neighbours = table[slot_of(todo[head], level, offsets)]
-            head += 1
             for j in range(capacity):
                 row = neighbours[j]
                 if row < 0:
@@ -227,8 +243,24 @@ def bypass(rows, table, offsets, level, owners, first, last, live, scratch, fres
                     elif tail < most:
                         todo[tail] = row
                         tail += 1
+            if head == 0:
+                held, owed = count + tail - 1, count
+            head += 1
         _rank(rows, node, found_rows, count, scratch.pool, scratch_query)
-        size = select_neighbours(rows, scratch.pool, count, capacity, chosen, scratch_query)
+        before = table[slot_of(node, level, offsets)]
         mine = fresh_table[slot_of(node, level, offsets)]
+        size = 0
+        for j in range(count):
+            if size >= capacity:
+                break
+            row, kept = row_of(scratch.pool[j]), False
+            for h in range(held):
+                kept |= before[h] == row
+            owed -= np.int64(kept)
+            if kept or (
+                size + owed < capacity and not _hidden(rows, chosen, size, row, scratch.pool[j] >> 32, scratch_query)
+            ):
+                chosen[size] = row
+                size += 1
         mine[:size] = chosen[:size]
         mine[size:] = -1

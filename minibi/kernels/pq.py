@@ -21,6 +21,7 @@ from .cache import kernel
 from .ivf import finish, gather, key_of, longest, room_for, shrink
 from .matmul import ADDRESS
 from .simd import LANES, Lanes, Loop, i64, ir
+from .sixteen import lowest_bit
 
 BLOCK = 32  # slots
 CODEWORDS = 16
@@ -191,16 +192,6 @@ def _sixteen(e, even, odd):
     return e.shuffle_vector(*sums, ir.Constant(ir.VectorType(ir.IntType(32), 16), order))
 
 
-@intrinsic
-def _lowest_bit(typing_context, x):
-    """How many zeros are below the lowest one of a number that is not zero."""
-
-    def generate(context, builder, signature, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(types.int64), generate
-
-
 @kernel
 def fast_scan(blocks, terms, order, starts, mask, cells, bases, tables, scales, offsets, keep, out):
     """The `keep` rows of least estimate in the probed lists; out [Q, keep], -1 behind.
@@ -222,7 +213,7 @@ def fast_scan(blocks, terms, order, starts, mask, cells, bases, tables, scales, 
                     scales[q], offsets[q], limit, estimates.ctypes.data,
                 )  # fmt: skip
                 while near:
-                    v = _lowest_bit(near)
+                    v = lowest_bit(near)
                     near &= near - 1
                     row = order[BLOCK * b + v]
                     if row >= 0 and mask[row]:

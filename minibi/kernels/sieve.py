@@ -26,51 +26,12 @@ from .keys import fetch
 from .matmul import ADDRESS, PANEL, ROWS, VECTORS
 from .sieve_codes import COARSE, ERROR, FINE, HALF_LOW, HALF_UP, NORM, REACH, SCALE, SLACK, TOTAL, same_ints
 from .simd import LANES, Lanes, Loop, i64, ir
+from .sixteen import BLOCK, across, lowest_bit, row_numbers, terms16
 
 SOON = 4096  # bytes ahead of what is read, where the next rows are if all are read
-BLOCK = PANEL  # rows that are summed and sifted together
 HELD, KEPT, USELESS = range(3)  # of `sizes`: lower bounds held, rows kept, whether the bounds are too wide
 ROOM = 2048  # rows kept for a query, and four for each neighbour it asks for
 WAITING, AHEAD = 16, 8  # rows asked for together before they are read
-
-
-def _numbers(e, block):
-    """Sixteen row numbers from memory."""
-    pointers = (e.inttoptr(e.add(block, i64(8 * i)), ir.PointerType(i64)) for i in range(LANES))
-    return [e.load(pointer) for pointer in pointers]
-
-
-@intrinsic
-def _terms16(typing_context, terms, block, out):
-    """Terms of the 16 rows whose numbers are at `block` -> columns of out float32 [4, BLOCK]."""
-
-    def generate(context, builder, signature, args):
-        e = builder
-        terms, block, out = args
-        four = ir.VectorType(simd.f32, 4)
-        at = [e.add(terms, e.mul(row, i64(16))) for row in _numbers(e, block)]
-        rows = [e.load(e.inttoptr(x, ir.PointerType(four)), align=4) for x in at]
-
-        def join(*parts):
-            while len(parts) > 1:
-                count = 2 * parts[0].type.count
-                order = ir.Constant(ir.VectorType(simd.i32, count), list(range(count)))
-                parts = [e.shuffle_vector(a, b, order) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-            return parts[0]
-
-        every_fourth = [join(*rows[i::4]) for i in range(4)]
-        for column in range(4):
-            pairs = [_lanes(e, *every_fourth[i : i + 2], [column, LANES + column] * 2) for i in (0, 2)]
-            simd.store(e, Lanes(e, _lanes(e, *pairs, [0, 1, LANES, LANES + 1])), out, 4 * BLOCK * column)
-        return context.get_dummy_value()
-
-    return types.void(*[ADDRESS] * 3), generate
-
-
-def _lanes(e, a, b, four):
-    """Of each four lanes of a and b those that are named, from LANES on those of b."""
-    order = [4 * (lane // 4) + four[lane % 4] for lane in range(LANES)]
-    return e.shuffle_vector(a, b, ir.Constant(simd.ints, order))
 
 
 @intrinsic
@@ -80,7 +41,7 @@ def _sums16(typing_context, plane, stride, block, query, size, out):
     def generate(context, builder, signature, args):
         e = builder
         plane, stride, block, query, size, out = args
-        rows = [e.add(plane, e.mul(stride, row)) for row in _numbers(e, block)]
+        rows = [e.add(plane, e.mul(stride, row)) for row in row_numbers(e, block)]
         mask, four = same_ints(0x0F0F0F0F), same_ints(4)
         with Loop(e, size, [Lanes(e, simd.zero_ints())] * LANES, step=64) as loop:
             at = e.add(query, e.mul(loop.index, i64(2)))
@@ -93,27 +54,10 @@ def _sums16(typing_context, plane, stride, block, query, size, out):
                 value = simd.dot_bytes(e, total.value, e.and_(both, mask), first)
                 sums.append(Lanes(e, simd.dot_bytes(e, value, e.and_(e.lshr(both, four), mask), second)))
             loop.next(*sums)
-        simd.store_ints(e, _across(e, [total.value for total in loop.results]), out)
+        simd.store_ints(e, across(e, [total.value for total in loop.results]), out)
         return context.get_dummy_value()
 
     return types.void(*[ADDRESS] * 6), generate
-
-
-def _across(e, values):
-    """Sixteen vectors -> the sums of their lanes, the i-th in lane i: four rounds, each halving their number."""
-    half = LANES // 2
-    while half:
-        left, right = [], []
-        for lane in range(LANES):
-            inside = lane % (2 * half)
-            start = lane if inside < half else LANES + lane - half
-            left.append(start)
-            right.append(start + half)
-        orders = [ir.Constant(simd.ints, order) for order in (left, right)]
-        pairs = [(values[i], values[i + half]) for i in range(half)]
-        values = [e.add(*(e.shuffle_vector(a, b, order) for order in orders)) for a, b in pairs]
-        half //= 2
-    return values[0]
 
 
 @intrinsic
@@ -123,7 +67,7 @@ def _transpose16(typing_context, high, low, stride, block, size, panel):
     def generate(context, builder, signature, args):
         e = builder
         high, low, stride, block, size, panel = args
-        offsets = [e.mul(stride, row) for row in _numbers(e, block)]
+        offsets = [e.mul(stride, row) for row in row_numbers(e, block)]
         mask, four = same_ints(0x0F0F0F0F), same_ints(4)
         with Loop(e, size, step=64) as loop:
             for half in range(2):
@@ -167,14 +111,6 @@ def _pass16(typing_context, sums, shift, offset, terms, error, query, limit):
         return e.zext(e.bitcast(passes, ir.IntType(LANES)), i64)
 
     return types.int64(*[ADDRESS] * 6, types.float32), generate
-
-
-@intrinsic
-def _lowest_bit(typing_context, mask):
-    def generate(context, builder, signature, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-
-    return types.int64(types.int64), generate
 
 
 class Planes(NamedTuple):
@@ -231,7 +167,7 @@ def _take(which, chosen, first, count, terms, block, columns):
         at = min(first + i, count - 1)
         block[i] = which[at] if chosen else at
     for part in range(0, BLOCK, LANES):
-        _terms16(terms, block.ctypes.data + 8 * part, columns + 4 * part)
+        terms16(terms, 16, block.ctypes.data + 8 * part, columns + 4 * part)
     return np.int64(-1) if count - first >= BLOCK else (np.int64(1) << (count - first)) - 1
 
 
@@ -315,7 +251,7 @@ def sift_few(rows, queries, left):
             offset = np.int64(load_float(tail + 4 * TOTAL)) * 120
             mask = valid & _passing(out, 4, offset, lanes, COARSE, tail, limits[q])
             while mask:
-                i = _lowest_bit(mask)
+                i = lowest_bit(mask)
                 mask &= mask - 1
                 fetch(low + size * block[i], size)
                 waiting[q, 0, held[q]], waiting[q, 1, held[q]] = block[i], np.int64(sums[i]) << 4
@@ -372,7 +308,7 @@ def sift_many(rows, queries, left):
                 offset = np.int64(load_float(tail + 4 * TOTAL)) * 128
                 mask = valid & _passing(out + 4 * PANEL * j, 0, offset, lanes, FINE, tail, limits[q])
                 while mask:
-                    i = _lowest_bit(mask)
+                    i = lowest_bit(mask)
                     mask &= mask - 1
                     upper, lower = _bounds(np.int64(sums[j, i]) - offset, terms + 16 * block[i], tail)
                     _note(q, block[i], upper, lower, lows, uppers, kept, sizes, limits)

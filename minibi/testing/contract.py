@@ -273,6 +273,7 @@ class Audit:
 
 def audit(contract: IndexContract) -> Audit:
     """Runs every test of a contract for every metric, whatever fails, and says what was kept."""
+    contract.has()  # names of capabilities that do not exist are refused at once
     contract.shrink = False
     return Audit(list(_verdicts(contract)))
 

@@ -107,7 +107,9 @@ def verify(
     """
     q = np.asarray(queries, np.float64).reshape(-1, truth.dim)
     s, found = np.asarray(scores), np.asarray(ids)
-    assert s.shape == found.shape == (len(q), k), f"shapes {s.shape} and {found.shape} are not both {(len(q), k)}"
+    assert s.shape == found.shape == (len(q), k), (
+        f"shapes {s.shape} and {found.shape} are not both {(len(q), k)}, with id -1 at the end"
+    )
     allowed = truth.allowed(filter)
     place = {id: i for i, id in enumerate(allowed.tolist())}
     x = np.array([truth.vectors[id] for id in allowed.tolist()]).reshape(-1, truth.dim)

@@ -365,3 +365,29 @@ def test_an_error_in_a_reader_is_raised():
 
     with pytest.raises(RuntimeError, match="not now"):
         readers(Fails)
+
+
+def test_an_index_of_add_and_search_alone():
+    """What a stranger begins with: nothing is asked of it that it does not claim."""
+
+    class Bare:
+        def __init__(self, dim, metric):
+            self._inside = Oracle(dim, metric)
+
+        def add(self, vectors, ids):
+            self._inside.add(vectors, ids)
+
+        def search(self, queries, k):
+            return self._inside.search(queries, k)
+
+    class Mine(IndexContract):
+        capabilities = frozenset()
+        metrics = ("l2",)
+
+        def make(self, dim, metric):
+            return Bare(dim, metric)
+
+    assert not audit(Mine()).broken
+    Mine.capabilities = frozenset({"removal"})
+    with pytest.raises(ValueError, match=r"\['removal'\]"):
+        audit(Mine())
