@@ -21,6 +21,7 @@ from ..shapes import Floats, Ints, as_vectors, unit_rows
 from ..threads import parallel_map
 from .codes import CODES, Codes, codec_for
 from .contract import Index, View
+from .filters import Filter
 from .flat import scan
 from .hnsw_engine import Engine, draw_levels, engine_for
 from .hnsw_repair import Surgery, count_children, find_faults, used_upper
@@ -63,7 +64,7 @@ class HNSWIndex(Index):
         self.seed = whole("seed", seed)
         self.ef = 64
         self._walked = "vectors" if self.codes == store else "codes"  # the array that the graph is walked on
-        self._last_engine: tuple[tuple[View, bool], Engine] | None = None
+        self._last_engine: tuple[View, bool, Engine] | None = None
         super().__init__(dim, metric, store=store, fingerprint=fingerprint)
         self._walk_codec = codec_for(self.codes, self.dim)
         self._stale: list[int] = []  # removed rows that other rows still link to
@@ -94,10 +95,11 @@ class HNSWIndex(Index):
 
     def _engine(self, view: View) -> Engine:
         """What works on a view; the last one is kept, for the next search."""
-        key, held = (view, plain_kernels()), self._last_engine
-        if held is None or held[0][0] is not view or held[0][1] != key[1]:
-            held = self._last_engine = key, engine_for(self._walk_codec, view.arrays, self._walked, self.metric)
-        return held[1]
+        plain, held = plain_kernels(), self._last_engine
+        if held is None or held[0] is not view or held[1] != plain:
+            made = engine_for(self._walk_codec, view.arrays, self._walked, self.metric)
+            held = self._last_engine = view, plain, made
+        return held[2]
 
     def _prepare(self, x: ArrayLike, name: str) -> Floats:
         """As in every index, but kernels make queries of length one."""
@@ -188,6 +190,27 @@ class HNSWIndex(Index):
         count_children(arrays, count)
 
     # ------------------------------------------------------------------ searching
+
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        ef: int | None = None,
+        nprobe: int | None = None,
+        filter: Filter = None,
+    ) -> tuple[Floats, Ints]:
+        """As of every index. A few float32 queries without a filter go straight to the kernel, which checks them."""
+        view = self._view
+        if filter is None and nprobe is None and type(queries) is np.ndarray and type(k) is int:
+            x = queries.reshape(1, -1) if queries.ndim == 1 else queries
+            usual = x.dtype == np.float32 and x.ndim == 2 and x.shape[1] == self.dim and x.flags.c_contiguous
+            breadth = self.ef if ef is None else ef
+            if usual and 0 < len(x) <= QUERIES_PER_JOB and type(breadth) is int and 0 < k <= view.count - view.gone:
+                engine = self._engine(view)
+                if breadth > 0 and (found := engine.answer(view, x, max(breadth, k), self._codec, k)) is not None:
+                    return found
+        return super().search(queries, k, ef=ef, nprobe=nprobe, filter=filter)
 
     def _search(
         self, view: View, queries: Floats, k: int, mask: NDArray[np.bool_], live: int, **breadth: int

@@ -13,6 +13,7 @@ from ..environment import plain_kernels
 from ..hashing import mixed
 from ..shapes import Floats, Ints, aligned
 from .codes import Codes, Floating, signs
+from .contract import View
 
 MAX_LEVEL = 30
 WALKS = 6  # queries that one thread walks for in turns
@@ -44,10 +45,9 @@ class Room:
             aligned((WALKS, walk.FIELDS), np.int64),
         )  # fmt: skip
         self.walks.pool[:, : pool.EIGHT] = pool.LEAST
-        self.places = graph_search.places_of(self.walks)
         width = -(-dim // 128) * 128
-        self.floats, self.turned = aligned((WALKS, width)), aligned((width,))
-        self.coded = aligned((WALKS, width + 64), np.uint8)
+        self._queries = aligned((WALKS, width)), aligned((1, width)), aligned((WALKS, width + 64), np.uint8)
+        self.places = graph_search.places_of(self.walks, *self._queries)
 
     def fits(self, rows: int, ef: int, links: int) -> bool:
         return rows <= self._rows and ef <= self._ef and links <= self._links
@@ -62,6 +62,8 @@ class Engine:
         self._metric = int(metric == "l2")  # kernels.distance.DOT or SQUARED_L2
         self._codec, self._arrays, self._unit = codec, arrays, metric == "cosine"
         self._asked: Any = None
+        self._whole: Any = None  # what `answer` asks of its view
+        self._needs = len(arrays["ids"]), arrays["links"].shape[1]
         table, tails = arrays[walked].view(np.uint8), arrays.get("tails") if walked == "codes" else None
         self._rows_of, self._numbers_of, self._search = distance.rows_of, graph_search.numbers_of, graph_search.search
         self._rows = distance.rows_of(table, codec.kind, self._metric, codec.width, tails)
@@ -71,19 +73,35 @@ class Engine:
         self, entry: int, root: int, x: Floats, ef: int, exact: Floating | Codes, stored: Any,
         mask: NDArray[np.bool_], ids: Ints, k: int,
     ) -> tuple[Floats, Ints]:  # fmt: skip
-        distances, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+        out, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+        about, places = self._about(entry, root, exact, stored), self._walks(ef).places
+        self._search(about, places, x, ef, mask, ids, False, out, found)
+        return out, found
+
+    def answer(self, view: View, x: Floats, ef: int, exact: Floating | Codes, k: int) -> tuple[Floats, Ints] | None:
+        """Scores and ids [Q, k] of the nearest of all live rows; None if fewer were found, or a query is not finite or
+        so long that it has to be looked at more closely."""
+        asked = self._whole
+        if asked is None:
+            facts, stored = view.facts, view.arrays["vectors"].view(np.uint8)
+            about = self._about(facts["entry"], facts["root"], exact, stored)
+            asked = self._whole = about, view["live"], view["ids"]
+        about, live, ids = asked
+        scores, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+        fine = self._search(about, self._walks(ef).places, x, ef, live, ids, True, scores, found)
+        return (scores, found) if fine else None
+
+    def _about(self, entry: int, root: int, exact: Floating | Codes, stored: Any) -> Any:
+        """See `graph_search.numbers_of`; the last are kept."""
         asked, key = self._asked, (entry, root, exact.kind)
         if asked is None or asked[0] != key:
             same = exact.kind == self._codec.kind
             rows = self._rows if same else self._rows_of(stored, exact.kind, self._metric, exact.width)
-            asked = self._asked = key, self._numbers_of(self._rows, rows, self._graph, entry, root)
-        room = self._walks(ef)
-        coded = room.coded if isinstance(exact, Codes) or isinstance(self._codec, Codes) else room.coded[:, :0]
-        self._search(
-            asked[1], room.places, x, self._unit, signs(room.turned.size), room.floats, room.turned, coded,
-            ef, mask, ids, distances, found,
-        )  # fmt: skip
-        return distances, found
+            codes = [c for c in (exact, self._codec) if isinstance(c, Codes)]
+            turn = signs(codes[0].width) if codes else None
+            about = self._numbers_of(self._rows, rows, self._graph, entry, root, self._unit, turn)
+            asked = self._asked = key, about
+        return asked[1]
 
     def find_neighbours(
         self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
@@ -138,11 +156,10 @@ class Engine:
 
     def _walks(self, ef: int) -> Any:
         """This thread's room for walks, grown where it is too small."""
-        rooms = _local.__dict__.setdefault("rooms", {})  # by dimensions
-        held, dim = rooms.get(self._codec.dim), self._codec.dim
-        rows, links = len(self._arrays["ids"]), self._arrays["links"].shape[1]
+        rooms = _local.__dict__  # by dimensions
+        held, (rows, links) = rooms.get(self._codec.dim), self._needs
         if held is None or not held.fits(rows, ef, links):
-            held = rooms[dim] = Room(rows, ef, links, dim)
+            held = rooms[self._codec.dim] = Room(rows, ef, links, self._codec.dim)
         return held
 
     def _scratch(self, most: int) -> Any:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..shapes import Floats, Ints, unit_rows
 from .codes import Codes, Floating
+from .contract import View
 
 Candidate = tuple[float, int]
 Layer = Callable[[int], list[int]]  # a row's neighbours on one layer
@@ -124,6 +125,9 @@ class PlainEngine:
             for j, (d, _, row) in enumerate(best):
                 out[0][q, j], out[1][q, j] = d, row
         return out
+
+    def answer(self, view: View, x: Floats, ef: int, exact: Any, k: int) -> None:
+        """No short way."""
 
     def _may_be_near(
         self, found: list[Candidate], query: Any, exact: Any, worst: float

@@ -152,13 +152,6 @@ def encode(x, kind, out):
         tail[1] = np.float32(norm)
 
 
-@kernel
-def encode_queries(x, out):
-    """Rotated vectors x [n, W] -> queries out uint8 [n, W + 16]."""
-    for i in range(x.shape[0]):
-        _encode_query(x[i], out[i])
-
-
 @intrinsic
 def _largest(typing_context, x, n):
     """The largest absolute value of n float32 numbers at an address, whole sixteens."""
@@ -213,19 +206,22 @@ def encode_queries(x, out):
 
 
 @inline
-def ready_query(x, unit, signs, floats, turned, coded):
-    """A vector x [dim] as a query in both forms: floats [dim, padded with zeros to whole 128s], of length one if `unit`,
-    and rotated and coded, uint8 [W + 16], unless that is empty. turned [W]: room."""
+def ready_query(x, unit, signs, floats, turned, coded, width):
+    """A vector x [dim] as a query in both forms: floats [width], padded with zeros, of length one if `unit`; and
+    rotated and coded, uint8 [width + 16], unless `coded` is 0. All but x are addresses; turned [width]: room. Returns
+    the sum of squares, which is finite if x is; if not, the query is of zeros."""
     for j in range(x.size):
-        floats[j] = x[j]
-    width, at = turned.size, floats.ctypes.data
-    if unit:
-        total = _squares(at, width)
-        if total > 0:
-            _divide(at, width, np.sqrt(total))
-    if coded.size:
-        rotate_row(at, turned.ctypes.data, width, signs.ctypes.data)
-        _encode_query(turned.ctypes.data, width, coded.ctypes.data)
+        set_float(floats + 4 * j, x[j])
+    total = _squares(floats, width)
+    if not np.isfinite(total):
+        for j in range(x.size):
+            set_float(floats + 4 * j, np.float32(0))
+    elif unit and total > 0:
+        _divide(floats, width, np.sqrt(total))
+    if coded:
+        rotate_row(floats, turned, width, signs)
+        _encode_query(turned, width, coded)
+    return total
 
 
 def _whole(e, row, index):

@@ -228,6 +228,30 @@ def _ask(field, which, first, many):
 
 
 @inline
+def _ask_alone(field, state, pool, slot, which, many):
+    """Without company, memory is asked for all that may be wanted soon: the rows, their links, and, by the links of the
+    nearest node that is not yet expanded, the rows that will be compared when it is its turn."""
+    _ask(field, which, 0, many)
+    level = get(state, LEVEL)
+    size = 4 * field.most if level == 0 else 2 * field.most
+    for j in range(many):
+        fetch(links_of(field, level, np.int64(int32_at(which + 4 * j))), size)
+    if level > 0:
+        return
+    at, size = get(state, CURRENT), get(state, SIZE)
+    while at < size and key_at(pool, at) & 1:
+        at += 1
+    if at < size:
+        links, marks = links_of(field, 0, row_of(key_at(pool, at))), field.marks + 8 * field.words * slot
+        for j in range(field.most):
+            row = np.int64(int32_at(links + 4 * j))
+            if row < 0 or row >= field.count:
+                break
+            if uint64_at(marks + (row >> 6 << 3)) >> np.uint64(row & 63) & np.uint64(1) == 0:
+                fetch(field.base + field.stride * row, field.stride)
+
+
+@inline
 def _measure(field, state, pool, slot, limit, ahead, ahead_many):
     """MEASURE up to the choice of the next."""
     first = get(state, FRESH)
@@ -272,7 +296,7 @@ def advance(field, slot):
             if many > 0:
                 put(state, STAGE, MEASURE)
                 if half == 0:
-                    _ask(field, ahead, 0, many)
+                    _ask_alone(field, state, pool, slot, ahead, many)
                     many = 0
                 continue
         else:

@@ -31,6 +31,8 @@ def test_a_query_finds_the_same_alone_and_in_any_company(metric, codes, store, n
     index, _ = made(n, 20, metric, codes, store, seed % 7)
     queries = rng.normal(size=(int(rng.integers(1, 30)), 20)).astype(np.float32)
     scores, ids = index.search(queries, k, ef=ef)
+    other_way = index.search(queries.tolist(), k, ef=ef)  # what is not an array yet is looked at step by step
+    assert other_way[0].tobytes() == scores.tobytes() and (other_way[1] == ids).all()
     order = rng.permutation(len(queries))
     shuffled = index.search(queries[order], k, ef=ef)
     assert shuffled[0].tobytes() == scores[order].tobytes() and (shuffled[1] == ids[order]).all()
@@ -75,5 +77,11 @@ def test_one_vector_on_the_narrow_path_is_still_checked(bad):
         index.search(query)
     with pytest.raises(InputError, match="dimensions"):
         index.search(x[0, :5])
+    with pytest.raises(InputError, match="finite"):
+        index.search(np.stack([x[1], query]))
     scores, ids = index.search(np.float32(1e30) * x[0], 1)  # its square overflows; it is still a direction
     assert ids[0, 0] == 0 and abs(scores[0, 0] - 1) < 1e-5
+    index, x = made(50, 8, "ip")
+    assert np.isfinite(index.search(np.float32(1e16) * x[0], 50)[0]).all()
+    with pytest.raises(InputError, match="1e17"):
+        index.search(np.float32(1e18) * x[0])
