@@ -39,8 +39,10 @@ class HNSWIndex(Index):
     dim, metric, store: as for every index. M: links per row on the upper layers, 2M on the lowest. ef_construction:
     candidates considered for each new row. codes: what the graph is walked on, "int4", "int8", "float16" or "float32";
     by default "int4", and "float32" for l2, whose small distances between large vectors codes would blur. seed: of the
-    random levels. `search` takes `ef`, the number of candidates kept while searching: larger finds more and takes
-    longer (default 64, and never less than k).
+    random levels. entry: where searches begin on the lowest layer, "hierarchy" (what the upper layers lead to, as
+    published) or "sampled" (the nearest of 128 rows spread over all); may be set at any time, the graph is the same.
+    `search` takes `ef`, the number of candidates kept while searching: larger finds more and takes longer (default 64,
+    and never less than k).
     """
 
     kind: ClassVar[str] = "hnsw-index"
@@ -55,8 +57,10 @@ class HNSWIndex(Index):
         codes: str | None = None,
         store: str = "float32",
         seed: int = 0,
+        entry: str = "hierarchy",
         fingerprint: str = "",
     ):
+        self.entry = entry
         self.codes = codes or ("float32" if metric == "l2" else "int4")
         if self.codes not in CODES:
             raise InputError(f"codes must be one of {list(CODES)}, not {codes!r}")
@@ -68,6 +72,17 @@ class HNSWIndex(Index):
         super().__init__(dim, metric, store=store, fingerprint=fingerprint)
         self._walk_codec = codec_for(self.codes, self.dim)
         self._stale: list[int] = []  # removed rows that other rows still link to
+
+    @property
+    def entry(self) -> str:
+        """Where searches begin: "hierarchy" or "sampled"."""
+        return "sampled" if self._sampled else "hierarchy"
+
+    @entry.setter
+    def entry(self, entry: str) -> None:
+        if entry not in ("hierarchy", "sampled"):
+            raise InputError(f"entry must be 'hierarchy' or 'sampled', not {entry!r}")
+        self._sampled = entry == "sampled"
 
     def _columns(self) -> dict[str, tuple[Any, tuple[int, ...], Any]]:
         own: dict[str, tuple[Any, tuple[int, ...], Any]] = {
@@ -207,8 +222,9 @@ class HNSWIndex(Index):
             usual = x.dtype == np.float32 and x.ndim == 2 and x.shape[1] == self.dim and x.flags.c_contiguous
             breadth = self.ef if ef is None else ef
             if usual and 0 < len(x) <= QUERIES_PER_JOB and type(breadth) is int and 0 < k <= view.count - view.gone:
-                engine = self._engine(view)
-                if breadth > 0 and (found := engine.answer(view, x, max(breadth, k), self._codec, k)) is not None:
+                engine, entry = self._engine(view), None if self._sampled else view.facts["entry"]
+                found = engine.answer(view, entry, x, max(breadth, k), self._codec, k) if breadth > 0 else None
+                if found is not None:
                     return found
         return super().search(queries, k, ef=ef, nprobe=nprobe, filter=filter)
 
@@ -220,7 +236,7 @@ class HNSWIndex(Index):
             return self._scan(view, queries, k, mask)
         wide = ef if live == view.count else min(-(-ef * view.count // live), view.count)
         engine, stored, ids = self._engine(view), view.arrays["vectors"].view(np.uint8), view["ids"]
-        entry, root = view.facts["entry"], view.facts["root"]
+        entry, root = None if self._sampled else view.facts["entry"], view.facts["root"]
 
         def job(some: Floats) -> tuple[Floats, Ints]:
             return engine.search(entry, root, some, wide, self._codec, stored, mask, ids, k)
@@ -228,7 +244,10 @@ class HNSWIndex(Index):
         if len(queries) <= QUERIES_PER_JOB:
             distances, rows = job(queries)
         else:
-            jobs = (queries[first : first + QUERIES_PER_JOB] for first in range(0, len(queries), QUERIES_PER_JOB))
+            threads = thread_count()
+            share = -(-len(queries) // (4 * threads)) if threads > 1 else len(queries)
+            most = min(max(share, QUERIES_PER_JOB), 8 * QUERIES_PER_JOB)  # few ends, where walks lack company
+            jobs = (queries[first : first + most] for first in range(0, len(queries), most))
             distances, rows = (np.concatenate(p) for p in zip(*parallel_map(job, jobs), strict=True))
         if rows[:, -1].min() < 0:  # too many of the nearest were filtered out
             short = np.flatnonzero(rows[:, -1] < 0)
@@ -298,6 +317,7 @@ class HNSWIndex(Index):
 
     def _fields(self) -> dict[str, Any]:
         settings = {"M": self.M, "ef_construction": self.ef_construction, "seed": self.seed, "codes": self.codes}
+        settings["entry"] = self.entry
         return super()._fields() | settings | {"facts": self._view.facts}
 
     @classmethod

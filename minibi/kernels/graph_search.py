@@ -29,9 +29,11 @@ from .walk import (
     STAGE,
     TASK,
     Field,
+    Sample,
     Walks,
     advance,
     begin,
+    begin_near,
     distances,
     found_of,
     get,
@@ -45,18 +47,24 @@ CAREFUL = 1e34  # sum of squares of a query beyond which a caller has to look cl
 
 
 def numbers_of(
-    rows: Rows, exact: Rows, graph: Graph, entry: int, root: int, unit: bool, signs: Floats | None
-) -> NDArray[np.int64]:
-    """What `search` has to know of the rows it walks on, of those as stored, of the graph, and of how queries are made:
-    whether of length one, and the signs of the rotation, None if neither table holds codes. One small array, since each
-    argument of a kernel has its price. The arrays must outlive it."""
+    rows: Rows, exact: Rows, graph: Graph, entry: int, root: int, unit: bool, signs: Floats | None,
+    sample: tuple[Rows, NDArray[np.int32]] | None = None,
+) -> NDArray[np.int64]:  # fmt: skip
+    """What `search` has to know of the rows it walks on, of those as stored, of the graph, of how queries are made
+    (whether of length one, and the signs of the rotation, None if neither table holds codes), and of a sample of rows,
+    copied, with their numbers, where walks begin there. One small array, since each argument of a kernel has its price.
+    The arrays must outlive it."""
 
     def of(r: Rows) -> list[int]:
         return [r.table.ctypes.data, r.table.shape[1], r.tails, r.apart, r.kind, r.metric, r.width]
 
     links = [graph.links.ctypes.data, graph.links.shape[1], graph.upper.ctypes.data, graph.offsets.ctypes.data]
     ends = [entry, graph.levels[entry], root, unit, 0 if signs is None else signs.ctypes.data]
-    return np.array([*of(rows), *links, *of(exact), *ends], np.int64)
+    near = [0] * 5
+    if sample is not None:
+        copied, numbers = sample
+        near = [copied.table.ctypes.data, copied.tails, copied.apart, numbers.ctypes.data, len(numbers)]
+    return np.array([*of(rows), *links, *of(exact), *ends, *near], np.int64)
 
 
 def places_of(walks: Walks, floats: Floats, turned: Floats, coded: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -137,7 +145,11 @@ def _form(field, places, slot):
 def _start(field, n, p, x, q, slot):
     coded = p[12] + p[13] * slot if n[22] else 0
     squares = ready_query(x[q], n[21], n[22], p[8] + 4 * p[9] * slot, p[10], coded, p[11])
-    begin(field, n[18], n[19], n[20], _form(field, p, slot), 0, slot)
+    query = _form(field, p, slot)
+    if n[27]:
+        begin_near(field, Sample(n[23], n[24], n[25], n[26], n[27]), n[20], query, slot)
+    else:
+        begin(field, n[18], n[19], n[20], query, 0, slot)
     put(state_of(field, slot), TASK, q)
     return squares <= CAREFUL
 

@@ -23,7 +23,7 @@ from .cache import inline, kernel
 from .distance import distances_to
 from .keys import fetch
 from .memory import float_at, int32_at, int64_at, set_int32, set_int64, set_uint64, uint64_at
-from .pool import EIGHT, clear, insert, key_at, key_of, row_of, set_key
+from .pool import EIGHT, GREATEST, clear, insert, key_at, key_of, row_of, set_key
 
 REST, GATHER, MEASURE, DONE = range(4)  # stages
 # What is kept for each walk: its stage; its query's address; the layer it is on and the one down to which it is greedy;
@@ -67,6 +67,16 @@ class Field(NamedTuple):
     room: int
     state: int
     slots: int
+
+
+class Sample(NamedTuple):
+    """Rows to choose from where to begin, copied so that they lie together: addresses and numbers, as in `Field`."""
+
+    base: int
+    tails: int
+    apart: int
+    rows: int  # their numbers, int32
+    count: int
 
 
 @inline
@@ -134,6 +144,32 @@ def begin(field, entry, top, root, query, bottom, slot):
     put(state, BOTTOM, bottom)
     put(state, SIZE, 1)
     put(state, ROOT, key_of(float_at(found + 4), root))
+    enter_layer(field, slot)
+
+
+@inline
+def begin_near(field, sample, root, query, slot):
+    """A new walk on the lowest layer, from the nearest of a sample of rows."""
+    state, pool, f, s = state_of(field, slot), pool_of(field, slot), field, sample
+    which, found = seen_of(field, slot) + 4 * MOST_SEEN, found_of(field, slot)
+    nearest = GREATEST
+    for first in range(0, s.count, EIGHT):
+        many = min(EIGHT, s.count - first)
+        for j in range(EIGHT):
+            set_int32(which + 4 * j, np.int32(first + j))
+        distances_to(
+            f.kind, f.metric, s.base, f.stride, s.tails, s.apart, f.width, which, many, query, found, 0, 0
+        )  # fmt: skip
+        for j in range(many):
+            nearest = min(nearest, key_of(float_at(found + 4 * j), int32_at(s.rows + 4 * (first + j))))
+    set_int32(which, np.int32(root))
+    distances(field, which, 1, query, found, 0, 0)
+    set_key(pool, 0, nearest)
+    put(state, QUERY, query)
+    put(state, LEVEL, 0)
+    put(state, BOTTOM, 0)
+    put(state, SIZE, 1)
+    put(state, ROOT, key_of(float_at(found), root))
     enter_layer(field, slot)
 
 
