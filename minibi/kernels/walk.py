@@ -153,9 +153,9 @@ def begin_near(field, sample, root, query, slot):
     state, pool, f, s = state_of(field, slot), pool_of(field, slot), field, sample
     which, found = seen_of(field, slot) + 4 * MOST_SEEN, found_of(field, slot)
     nearest = GREATEST
-    for first in range(0, s.count, EIGHT):
-        many = min(EIGHT, s.count - first)
-        for j in range(EIGHT):
+    for first in range(0, s.count, 4):  # a row has four links at least, and there is room for as many
+        many = min(4, s.count - first)
+        for j in range(4):
             set_int32(which + 4 * j, np.int32(first + j))
         distances_to(
             f.kind, f.metric, s.base, f.stride, s.tails, s.apart, f.width, which, many, query, found, 0, 0
