@@ -331,7 +331,7 @@ class HNSWIndex(Index):
             raise ValueError("a parent is not a row")
         arrays["offsets"] = (np.cumsum(levels) - levels).astype(np.int32)
         arrays["children"], arrays["youngest"] = np.zeros(n, np.int16), np.zeros(n, np.int32)
-        arrays["ids"] = np.array(arrays["ids"])  # a map of a file is read-only, for which `search` would be compiled anew
+        arrays["ids"] = np.array(arrays["ids"])  # a map is read-only: `search` would be compiled for it anew
         index = super()._from(arrays, fields)
         upper = arrays["upper"]
         if upper.dtype != np.int32 or upper.shape != (levels.sum(), index.M):
