@@ -66,6 +66,13 @@ def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
+def aligned_copy(x: NDArray[Any]) -> NDArray[Any]:
+    """A copy that begins at a cache line: rows of whole lines touch no more of them than they fill."""
+    out = aligned(x.shape, x.dtype)
+    out[...] = x
+    return out
+
+
 def unit_rows(x: Floats) -> Floats:
     """Rows of `x` [N, C] scaled to length 1; a zero row stays zero.
 

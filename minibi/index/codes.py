@@ -216,10 +216,12 @@ def _sums(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _squares(y: Floats) -> NDArray[np.float64]:
-    """Sums of the squares of rows, every fourth together, as the kernel adds them."""
-    wide = y.astype(np.float64).reshape(len(y), -1, 4)
-    a, b, c, d = np.cumsum(wide * wide, axis=1)[:, -1].T
-    return (a + b) + (c + d)
+    """Sums of the squares of rows over sixteen lanes, then their tree, as the kernel adds them."""
+    wide = y.astype(np.float64).reshape(len(y), -1, LANES)
+    lanes = np.cumsum(wide * wide, axis=1)[:, -1]
+    while lanes.shape[1] > 1:
+        lanes = lanes[:, : lanes.shape[1] // 2] + lanes[:, lanes.shape[1] // 2 :]
+    return lanes[:, 0]
 
 
 @cache

@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import as_ids, whole
 from ..errors import FormatError, InputError
-from ..shapes import Floats, Ints, aligned, as_vectors, unit_rows
+from ..shapes import Floats, Ints, aligned, aligned_copy, as_vectors, unit_rows
 from ..store.snapshot import read_snapshot, write_snapshot
 from .codes import codec_for
 from .filters import Filter, allowed
@@ -243,7 +243,7 @@ class Index:
         arrays, fields = read_snapshot(path, cls.kind)
         try:
             notes = dict(fields.pop("notes"))
-            index = cls._from({k: a if mmap else a.copy() for k, a in arrays.items()}, fields)
+            index = cls._from({k: a if mmap else aligned_copy(a) for k, a in arrays.items()}, fields)
             index.notes = notes
             problems = index.check()
         except (AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError) as e:

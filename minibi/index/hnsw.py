@@ -21,6 +21,7 @@ from ..shapes import Floats, Ints, as_vectors, unit_rows
 from ..threads import parallel_map
 from .codes import CODES, Codes, codec_for
 from .contract import Index, View
+from .filters import Filter
 from .flat import scan
 from .hnsw_engine import Engine, draw_levels, engine_for
 from .hnsw_repair import Surgery, count_children, find_faults, used_upper
@@ -38,8 +39,10 @@ class HNSWIndex(Index):
     dim, metric, store: as for every index. M: links per row on the upper layers, 2M on the lowest. ef_construction:
     candidates considered for each new row. codes: what the graph is walked on, "int4", "int8", "float16" or "float32";
     by default "int4", and "float32" for l2, whose small distances between large vectors codes would blur. seed: of the
-    random levels. `search` takes `ef`, the number of candidates kept while searching: larger finds more and takes
-    longer (default 64, and never less than k).
+    random levels. entry: where searches begin on the lowest layer, "hierarchy" (what the upper layers lead to, as
+    published) or "sampled" (the nearest of 128 rows spread over all); may be set at any time, the graph is the same.
+    `search` takes `ef`, the number of candidates kept while searching: larger finds more and takes longer (default 64,
+    and never less than k).
     """
 
     kind: ClassVar[str] = "hnsw-index"
@@ -54,8 +57,10 @@ class HNSWIndex(Index):
         codes: str | None = None,
         store: str = "float32",
         seed: int = 0,
+        entry: str = "hierarchy",
         fingerprint: str = "",
     ):
+        self.entry = entry
         self.codes = codes or ("float32" if metric == "l2" else "int4")
         if self.codes not in CODES:
             raise InputError(f"codes must be one of {list(CODES)}, not {codes!r}")
@@ -63,10 +68,21 @@ class HNSWIndex(Index):
         self.seed = whole("seed", seed)
         self.ef = 64
         self._walked = "vectors" if self.codes == store else "codes"  # the array that the graph is walked on
-        self._last_engine: tuple[tuple[View, bool], Engine] | None = None
+        self._last_engine: tuple[View, bool, Engine] | None = None
         super().__init__(dim, metric, store=store, fingerprint=fingerprint)
         self._walk_codec = codec_for(self.codes, self.dim)
         self._stale: list[int] = []  # removed rows that other rows still link to
+
+    @property
+    def entry(self) -> str:
+        """Where searches begin: "hierarchy" or "sampled"."""
+        return "sampled" if self._sampled else "hierarchy"
+
+    @entry.setter
+    def entry(self, entry: str) -> None:
+        if entry not in ("hierarchy", "sampled"):
+            raise InputError(f"entry must be 'hierarchy' or 'sampled', not {entry!r}")
+        self._sampled = entry == "sampled"
 
     def _columns(self) -> dict[str, tuple[Any, tuple[int, ...], Any]]:
         own: dict[str, tuple[Any, tuple[int, ...], Any]] = {
@@ -94,10 +110,11 @@ class HNSWIndex(Index):
 
     def _engine(self, view: View) -> Engine:
         """What works on a view; the last one is kept, for the next search."""
-        key, held = (view, plain_kernels()), self._last_engine
-        if held is None or held[0][0] is not view or held[0][1] != key[1]:
-            held = self._last_engine = key, engine_for(self._walk_codec, view.arrays, self._walked, self.metric)
-        return held[1]
+        plain, held = plain_kernels(), self._last_engine
+        if held is None or held[0] is not view or held[1] != plain:
+            made = engine_for(self._walk_codec, view.arrays, self._walked, self.metric)
+            held = self._last_engine = view, plain, made
+        return held[2]
 
     def _prepare(self, x: ArrayLike, name: str) -> Floats:
         """As in every index, but kernels make queries of length one."""
@@ -189,6 +206,28 @@ class HNSWIndex(Index):
 
     # ------------------------------------------------------------------ searching
 
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        ef: int | None = None,
+        nprobe: int | None = None,
+        filter: Filter = None,
+    ) -> tuple[Floats, Ints]:
+        """As of every index. A few float32 queries without a filter go straight to the kernel, which checks them."""
+        view = self._view
+        if filter is None and nprobe is None and type(queries) is np.ndarray and type(k) is int:
+            x = queries.reshape(1, -1) if queries.ndim == 1 else queries
+            usual = x.dtype == np.float32 and x.ndim == 2 and x.shape[1] == self.dim and x.flags.c_contiguous
+            breadth = self.ef if ef is None else ef
+            if usual and 0 < len(x) <= QUERIES_PER_JOB and type(breadth) is int and 0 < k <= view.count - view.gone:
+                engine, entry = self._engine(view), None if self._sampled else view.facts["entry"]
+                found = engine.answer(view, entry, x, max(breadth, k), self._codec, k) if breadth > 0 else None
+                if found is not None:
+                    return found
+        return super().search(queries, k, ef=ef, nprobe=nprobe, filter=filter)
+
     def _search(
         self, view: View, queries: Floats, k: int, mask: NDArray[np.bool_], live: int, **breadth: int
     ) -> tuple[Floats, Ints]:
@@ -197,7 +236,7 @@ class HNSWIndex(Index):
             return self._scan(view, queries, k, mask)
         wide = ef if live == view.count else min(-(-ef * view.count // live), view.count)
         engine, stored, ids = self._engine(view), view.arrays["vectors"].view(np.uint8), view["ids"]
-        entry, root = view.facts["entry"], view.facts["root"]
+        entry, root = None if self._sampled else view.facts["entry"], view.facts["root"]
 
         def job(some: Floats) -> tuple[Floats, Ints]:
             return engine.search(entry, root, some, wide, self._codec, stored, mask, ids, k)
@@ -205,7 +244,10 @@ class HNSWIndex(Index):
         if len(queries) <= QUERIES_PER_JOB:
             distances, rows = job(queries)
         else:
-            jobs = (queries[first : first + QUERIES_PER_JOB] for first in range(0, len(queries), QUERIES_PER_JOB))
+            threads = thread_count()
+            share = -(-len(queries) // (4 * threads)) if threads > 1 else len(queries)
+            most = min(max(share, QUERIES_PER_JOB), 8 * QUERIES_PER_JOB)  # few ends, where walks lack company
+            jobs = (queries[first : first + most] for first in range(0, len(queries), most))
             distances, rows = (np.concatenate(p) for p in zip(*parallel_map(job, jobs), strict=True))
         if rows[:, -1].min() < 0:  # too many of the nearest were filtered out
             short = np.flatnonzero(rows[:, -1] < 0)
@@ -275,6 +317,7 @@ class HNSWIndex(Index):
 
     def _fields(self) -> dict[str, Any]:
         settings = {"M": self.M, "ef_construction": self.ef_construction, "seed": self.seed, "codes": self.codes}
+        settings["entry"] = self.entry
         return super()._fields() | settings | {"facts": self._view.facts}
 
     @classmethod
@@ -288,6 +331,7 @@ class HNSWIndex(Index):
             raise ValueError("a parent is not a row")
         arrays["offsets"] = (np.cumsum(levels) - levels).astype(np.int32)
         arrays["children"], arrays["youngest"] = np.zeros(n, np.int16), np.zeros(n, np.int32)
+        arrays["ids"] = np.array(arrays["ids"])  # a map is read-only: `search` would be compiled for it anew
         index = super()._from(arrays, fields)
         upper = arrays["upper"]
         if upper.dtype != np.int32 or upper.shape != (levels.sum(), index.M):

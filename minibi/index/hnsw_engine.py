@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from ..environment import plain_kernels
 from ..hashing import mixed
-from ..shapes import Floats, Ints, aligned
+from ..shapes import Floats, Ints, aligned, aligned_copy
 from .codes import Codes, Floating, signs
+from .contract import View
 
 MAX_LEVEL = 30
+SAMPLE = 128  # rows that a search may choose its beginning from
 WALKS = 6  # queries that one thread walks for in turns
 NEIGHBOURS_OF_REMOVED = 511  # candidates for the new links of a row some of whose neighbours were removed
 _local = threading.local()
@@ -44,10 +46,9 @@ class Room:
             aligned((WALKS, walk.FIELDS), np.int64),
         )  # fmt: skip
         self.walks.pool[:, : pool.EIGHT] = pool.LEAST
-        self.places = graph_search.places_of(self.walks)
         width = -(-dim // 128) * 128
-        self.floats, self.turned = aligned((WALKS, width)), aligned((width,))
-        self.coded = aligned((WALKS, width + 64), np.uint8)
+        self._queries = aligned((WALKS, width)), aligned((1, width)), aligned((WALKS, width + 64), np.uint8)
+        self.places = graph_search.places_of(self.walks, *self._queries)
 
     def fits(self, rows: int, ef: int, links: int) -> bool:
         return rows <= self._rows and ef <= self._ef and links <= self._links
@@ -62,28 +63,60 @@ class Engine:
         self._metric = int(metric == "l2")  # kernels.distance.DOT or SQUARED_L2
         self._codec, self._arrays, self._unit = codec, arrays, metric == "cosine"
         self._asked: Any = None
+        self._whole: Any = None  # what `answer` asks of its view
+        self._needs = len(arrays["ids"]), arrays["links"].shape[1]
         table, tails = arrays[walked].view(np.uint8), arrays.get("tails") if walked == "codes" else None
+        self._tailed = tails is not None
         self._rows_of, self._numbers_of, self._search = distance.rows_of, graph_search.numbers_of, graph_search.search
         self._rows = distance.rows_of(table, codec.kind, self._metric, codec.width, tails)
         self._graph = graph.Graph(arrays["links"], arrays["upper"], arrays["offsets"], arrays["levels"])
 
     def search(
-        self, entry: int, root: int, x: Floats, ef: int, exact: Floating | Codes, stored: Any,
+        self, entry: int | None, root: int, x: Floats, ef: int, exact: Floating | Codes, stored: Any,
         mask: NDArray[np.bool_], ids: Ints, k: int,
     ) -> tuple[Floats, Ints]:  # fmt: skip
-        distances, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+        """Distances and rows [Q, k] of the nearest found from the entry point; None: from the nearest of a sample."""
+        out, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+        asked, places = self._about(entry, root, exact, stored, len(mask)), self._walks(ef).places
+        self._search(asked[1], places, x, ef, mask, ids, False, out, found)
+        return out, found
+
+    def answer(
+        self, view: View, entry: int | None, x: Floats, ef: int, exact: Floating | Codes, k: int
+    ) -> tuple[Floats, Ints] | None:
+        """Scores and ids [Q, k] of the nearest of all live rows; None if fewer were found, or a query is not finite or
+        so long that it has to be looked at more closely."""
+        asked = self._whole
+        if asked is None or asked[0] != entry:
+            held = self._about(entry, view.facts["root"], exact, view.arrays["vectors"].view(np.uint8), view.count)
+            asked = self._whole = entry, held, view["live"], view["ids"]
+        _, held, live, ids = asked
+        scores, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+        fine = self._search(held[1], self._walks(ef).places, x, ef, live, ids, True, scores, found)
+        return (scores, found) if fine else None
+
+    def _about(self, entry: int | None, root: int, exact: Floating | Codes, stored: Any, count: int) -> Any:
+        """(what they are for, `graph_search.numbers_of`, the arrays whose addresses they hold): the last are kept, and
+        whoever searches holds on to them, since another thread may replace them meanwhile."""
         asked, key = self._asked, (entry, root, exact.kind)
         if asked is None or asked[0] != key:
             same = exact.kind == self._codec.kind
             rows = self._rows if same else self._rows_of(stored, exact.kind, self._metric, exact.width)
-            asked = self._asked = key, self._numbers_of(self._rows, rows, self._graph, entry, root)
-        room = self._walks(ef)
-        coded = room.coded if isinstance(exact, Codes) or isinstance(self._codec, Codes) else room.coded[:, :0]
-        self._search(
-            asked[1], room.places, x, self._unit, signs(room.turned.size), room.floats, room.turned, coded,
-            ef, mask, ids, distances, found,
-        )  # fmt: skip
-        return distances, found
+            codes = [c for c in (exact, self._codec) if isinstance(c, Codes)]
+            turn = signs(codes[0].width) if codes else None
+            sample = self._sampled(count) if entry is None else None
+            near = sample and sample[:2]
+            about = self._numbers_of(self._rows, rows, self._graph, entry or 0, root, self._unit, turn, near)
+            asked = self._asked = key, about, sample
+        return asked
+
+    def _sampled(self, count: int) -> Any:
+        """Some live rows of the first `count`, copied together, and their numbers."""
+        a = self._arrays
+        which = sample_of(a["live"][:count])
+        tails = np.ascontiguousarray(a["tails"][which]) if self._tailed else None
+        copied = aligned_copy(self._rows.table[which])
+        return self._rows_of(copied, self._codec.kind, self._metric, self._codec.width, tails), which, tails
 
     def find_neighbours(
         self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
@@ -138,11 +171,10 @@ class Engine:
 
     def _walks(self, ef: int) -> Any:
         """This thread's room for walks, grown where it is too small."""
-        rooms = _local.__dict__.setdefault("rooms", {})  # by dimensions
-        held, dim = rooms.get(self._codec.dim), self._codec.dim
-        rows, links = len(self._arrays["ids"]), self._arrays["links"].shape[1]
+        rooms = _local.__dict__  # by dimensions
+        held, (rows, links) = rooms.get(self._codec.dim), self._needs
         if held is None or not held.fits(rows, ef, links):
-            held = rooms[dim] = Room(rows, ef, links, dim)
+            held = rooms[self._codec.dim] = Room(rows, ef, links, self._codec.dim)
         return held
 
     def _scratch(self, most: int) -> Any:
@@ -154,6 +186,17 @@ class Engine:
             held = graph.Scratch(np.zeros(rows, np.uint16), np.zeros(1, np.int64), np.empty(most + 1, np.int64))
             _local.scratch = held
         return held
+
+
+def sample_of(live: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Rows among which a walk may look for its beginning: one of each of SAMPLE even shares of the live rows, by a hash
+    of the share's number; all of them where there are no more."""
+    rows = np.flatnonzero(live)
+    if len(rows) > SAMPLE:
+        share = np.arange(SAMPLE, dtype=np.uint64)
+        u = (mixed(share * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(11)).astype(np.float64) / 2.0**53
+        rows = rows[((share.astype(np.float64) + u) * (len(rows) / SAMPLE)).astype(np.int64)]
+    return rows.astype(np.int32)
 
 
 def draw_levels(rows: Ints, m: int, seed: int) -> Any:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..shapes import Floats, Ints, unit_rows
 from .codes import Codes, Floating
+from .contract import View
 
 Candidate = tuple[float, int]
 Layer = Callable[[int], list[int]]  # a row's neighbours on one layer
@@ -56,6 +57,7 @@ class PlainEngine:
         self._codec, self._metric = codec, metric
         self._table = arrays[walked].view(np.uint8)
         self._tails = arrays.get("tails") if walked == "codes" else None
+        self._live = arrays["live"]
         self._links, self._upper = arrays["links"], arrays["upper"]
         self._offsets, self._levels = arrays["offsets"], arrays["levels"]
         self._parents, self._children, self._youngest = arrays["parents"], arrays["children"], arrays["youngest"]
@@ -95,6 +97,15 @@ class PlainEngine:
             nearest = search_layer(distances, self._layer(level, count), 1, nearest)
         return nearest
 
+    def _above(self, distances: Any, count: int, entry: int | None) -> list[Candidate]:
+        """Where the search of layer 0 begins: what the upper layers lead to, or the nearest of a sample."""
+        if entry is not None:
+            return self._descend(distances, count, entry, 0)
+        from .hnsw_engine import sample_of
+
+        rows = sample_of(self._live[:count]).tolist()
+        return [min(zip(distances(rows), rows, strict=True))]
+
     @staticmethod
     def _with_root(distances: Any, root: int, nearest: list[Candidate]) -> list[Candidate]:
         """The root among those that a search of layer 0 begins with: from it, and maybe from no other row, every row
@@ -104,7 +115,7 @@ class PlainEngine:
         return [*nearest, (distances([root])[0], root)]
 
     def search(
-        self, entry: int, root: int, x: Floats, ef: int, exact: Floating | Codes, stored: Any,
+        self, entry: int | None, root: int, x: Floats, ef: int, exact: Floating | Codes, stored: Any,
         mask: NDArray[np.bool_], ids: Ints, k: int,
     ) -> tuple[Floats, Ints]:  # fmt: skip
         """Algorithm 5 for each query; those that may be among the nearest are ordered by the vectors as stored."""
@@ -112,7 +123,8 @@ class PlainEngine:
         x = unit_rows(x) if self._metric == "cosine" else x
         for q, (query, precise) in enumerate(zip(*(c.encode_queries(x) for c in (self._codec, exact)), strict=True)):
             distances = self._distances(query)
-            nearest = self._with_root(distances, root, self._descend(distances, len(mask), entry, 0))
+            nearest = self._above(distances, len(mask), entry)
+            nearest = self._with_root(distances, root, nearest)
             found = search_layer(distances, self._layer(0, len(mask)), ef, nearest)
             found = [(d, row) for d, row in found if mask[row]]
             best: list[tuple[float, int, int]] = []
@@ -124,6 +136,9 @@ class PlainEngine:
             for j, (d, _, row) in enumerate(best):
                 out[0][q, j], out[1][q, j] = d, row
         return out
+
+    def answer(self, view: View, entry: int | None, x: Floats, ef: int, exact: Any, k: int) -> None:
+        """No short way."""
 
     def _may_be_near(
         self, found: list[Candidate], query: Any, exact: Any, worst: float

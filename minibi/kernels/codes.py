@@ -20,68 +20,102 @@ from numba.extending import intrinsic
 from . import simd
 from .cache import inline, kernel
 from .matmul import ADDRESS
+from .memory import set_float, set_int32
 from .simd import LANES, Lanes, Loop, i64
 
 INT8, INT4 = 2, 3  # FLOAT32 and FLOAT16 are 0 and 1: `kernels.distance`
 BLOCK = 128  # coordinates of one Hadamard transform
 STEP = np.float32(0.335)  # of the 16 levels, in units of the vector's root mean square: least error for a Gaussian
+_doubles = simd.ir.VectorType(simd.ir.DoubleType(), LANES)
 
 
 @intrinsic
-def _hadamard(typing_context, x, signs, apart):
-    """Eight vectors of sixteen floats, `apart` bytes from one another: times signs, then transformed in place."""
+def _hadamard(typing_context, x, y, signs, apart):
+    """Eight vectors of sixteen floats, `apart` bytes from one another: times signs, then transformed, from x to y."""
 
     def generate(context, builder, signature, args):
         e = builder
-        x, signs, apart = args
+        x, y, signs, apart = args
         at = [e.mul(apart, i64(i)) for i in range(BLOCK // LANES)]
         v = [simd.load(e, e.add(x, a)) * simd.load(e, e.add(signs, a)) for a in at]
         for h in (1, 2, 4, 8):  # within a register: each lane with the one h away
             order = simd.ir.Constant(simd.ints, [i ^ h for i in range(LANES)])
             sign = Lanes(e, simd.ir.Constant(simd.floats, [-1.0 if i & h else 1.0 for i in range(LANES)]))
-            v = [y.fma(sign, Lanes(e, e.shuffle_vector(y.value, y.value, order))) for y in v]
+            v = [z.fma(sign, Lanes(e, e.shuffle_vector(z.value, z.value, order))) for z in v]
         for h in (1, 2, 4):  # across registers
             for i in range(len(v)):
                 if not i & h:
                     v[i], v[i + h] = v[i] + v[i + h], v[i] - v[i + h]
-        for y, a in zip(v, at, strict=True):
-            simd.store(e, y, e.add(x, a))
+        for z, a in zip(v, at, strict=True):
+            simd.store(e, z, e.add(y, a))
         return context.get_dummy_value()
 
-    return types.void(ADDRESS, ADDRESS, ADDRESS), generate
+    return types.void(*[ADDRESS] * 4), generate
 
 
 @inline
-def rotate_row(x, width, signs):
-    """x [width] float32 (an address), in place; signs [3, width] (an address)."""
+def rotate_row(x, y, width, signs):
+    """From x to y, both [width] float32, maybe the same; signs [3, width]; all addresses."""
     size, far = 4 * BLOCK, 4 * width // (BLOCK // LANES)
-    for turn in range(3):
-        s = signs + 4 * width * turn
-        if turn == 1:
-            for first in range(0, far, 4 * LANES):
-                _hadamard(x + first, s + first, far)
-        else:
-            for first in range(0, 4 * width, size):
-                _hadamard(x + first, s + first, 4 * LANES)
+    for first in range(0, 4 * width, size):
+        _hadamard(x + first, y + first, signs + first, 4 * LANES)
+    signs += 4 * width
+    for first in range(0, far, 4 * LANES):
+        _hadamard(y + first, y + first, signs + first, far)
+    signs += 4 * width
+    for first in range(0, 4 * width, size):
+        _hadamard(y + first, y + first, signs + first, 4 * LANES)
 
 
 @kernel
 def rotate(x, signs):
     """x [n, W] in place, W a multiple of 128; signs [3, W], each 128^-1/2 or its negative."""
     for i in range(x.shape[0]):
-        rotate_row(x[i].ctypes.data, x.shape[1], signs.ctypes.data)
+        rotate_row(x[i].ctypes.data, x[i].ctypes.data, x.shape[1], signs.ctypes.data)
 
 
-@inline
-def _squares(y):
-    """The sum of squares of whole fours, as four sums."""
-    a = b = c = d = 0.0
-    for j in range(0, y.size, 4):
-        a += np.float64(y[j]) * np.float64(y[j])
-        b += np.float64(y[j + 1]) * np.float64(y[j + 1])
-        c += np.float64(y[j + 2]) * np.float64(y[j + 2])
-        d += np.float64(y[j + 3]) * np.float64(y[j + 3])
-    return (a + b) + (c + d)
+@intrinsic
+def _squares(typing_context, x, n):
+    """The sum of the squares of n float32 numbers at an address, whole sixteens: in float64, where each is exact, over
+    sixteen lanes and then their tree."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x, n = args
+        with Loop(e, n, [Lanes(e, simd.ir.Constant(_doubles, [0.0] * LANES))], step=LANES) as loop:
+            y = _widened(e, x, loop.index)
+            loop.next(Lanes(e, e.fadd(loop.carried[0].value, e.fmul(y, y))))
+        value, half = loop.results[0].value, LANES // 2
+        while half:
+            order = simd.ir.Constant(simd.ints, [(i + half) % LANES for i in range(LANES)])
+            value = e.fadd(value, e.shuffle_vector(value, value, order))
+            half //= 2
+        return e.extract_element(value, simd.i32(0))
+
+    return types.float64(ADDRESS, ADDRESS), generate
+
+
+def _widened(e, x, index):
+    """Sixteen floats from an index on, as float64."""
+    return e.fpext(simd.load(e, e.add(x, e.mul(index, i64(4)))).value, _doubles)
+
+
+@intrinsic
+def _divide(typing_context, x, n, divisor):
+    """n float32 numbers at an address, whole sixteens: divided in float64, then rounded."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x, n, divisor = args
+        first = e.insert_element(simd.ir.Constant(_doubles, simd.ir.Undefined), divisor, simd.i32(0))
+        spread = e.shuffle_vector(first, first, simd.zero_ints())
+        with Loop(e, n, [], step=LANES) as loop:
+            y = e.fptrunc(e.fdiv(_widened(e, x, loop.index), spread), simd.floats)
+            simd.store(e, Lanes(e, y), e.add(x, e.mul(loop.index, i64(4))))
+            loop.next()
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, ADDRESS, types.float64), generate
 
 
 @kernel
@@ -92,7 +126,7 @@ def encode(x, kind, out):
         y, row = x[i], out[i]
         size = width if kind == INT8 else width // 2
         tail = row[size : size + 8].view(np.float32)
-        norm = _squares(y)
+        norm = _squares(y.ctypes.data, width)
         agreement = 0.0
         if kind == INT8:
             top = np.float32(0)
@@ -118,54 +152,76 @@ def encode(x, kind, out):
         tail[1] = np.float32(norm)
 
 
+@intrinsic
+def _largest(typing_context, x, n):
+    """The largest absolute value of n float32 numbers at an address, whole sixteens."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x, n = args
+        with Loop(e, n, [simd.constant(e, 0.0)], step=LANES) as loop:
+            y = simd.load(e, e.add(x, e.mul(loop.index, i64(4))))
+            without_sign = e.and_(y.bits(), simd.ir.Constant(simd.ints, [0x7FFFFFFF] * LANES))
+            loop.next(Lanes(e, e.bitcast(without_sign, simd.floats)).max(loop.carried[0]))
+        return simd.max_lanes(e, loop.results[0])
+
+    return types.float32(ADDRESS, ADDRESS), generate
+
+
+@intrinsic
+def _round(typing_context, x, n, inverse, out):
+    """n float32 numbers times `inverse`, to the nearest whole numbers, as signed bytes; returns their sum."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x, n, inverse, out = args
+        inverse, offset = simd.splat(e, inverse), simd.constant(e, simd.ROUND).bits()
+        bytes_ = simd.ir.VectorType(simd.i8, LANES)
+        with Loop(e, n, [Lanes(e, simd.zero_ints())], step=LANES) as loop:
+            y = simd.load(e, e.add(x, e.mul(loop.index, i64(4)))) * inverse
+            whole = e.sub((y + simd.ROUND).bits(), offset)
+            e.store(e.trunc(whole, bytes_), e.inttoptr(e.add(out, loop.index), simd.ir.PointerType(bytes_)), align=1)
+            loop.next(Lanes(e, e.add(loop.carried[0].value, whole)))
+        return simd.sum_ints(e, loop.results[0].value)
+
+    return types.int32(ADDRESS, ADDRESS, types.float32, ADDRESS), generate
+
+
+@inline
+def _encode_query(y, width, out):
+    """A rotated vector y [width] as a query at `out`; both are addresses."""
+    top = _largest(y, width)
+    total = _round(y, width, np.float32(127) / max(top, np.float32(1e-30)), out)
+    set_float(out + width, top / np.float32(127))
+    set_int32(out + width + 4, total)
+    set_float(out + width + 8, np.float32(_squares(y, width)))
+    set_float(out + width + 12, np.float32(0))
+
+
 @kernel
 def encode_queries(x, out):
     """Rotated vectors x [n, W] -> queries out uint8 [n, W + 16]."""
     for i in range(x.shape[0]):
-        _encode_query(x[i], out[i])
+        _encode_query(x[i].ctypes.data, x.shape[1], out[i].ctypes.data)
 
 
 @inline
-def _encode_query(y, out):
-    width = y.size
-    codes = out[:width].view(np.int8)
-    a = b = c = d = np.float32(0)
-    for j in range(0, width, 4):
-        a, b = max(a, abs(y[j])), max(b, abs(y[j + 1]))
-        c, d = max(c, abs(y[j + 2])), max(d, abs(y[j + 3]))
-    top = max(max(a, b), max(c, d))
-    inverse = np.float32(127) / max(top, np.float32(1e-30))
-    total = np.int32(0)
-    for j in range(width):
-        code = np.int8(np.rint(y[j] * inverse))
-        codes[j] = code
-        total += np.int32(code)
-    floats = out[width : width + 16].view(np.float32)
-    floats[0] = top / np.float32(127)
-    floats[2] = np.float32(_squares(y))
-    floats[3] = np.float32(0)
-    out[width + 4 : width + 8].view(np.int32)[0] = total
-
-
-@kernel
-def ready_query(x, unit, signs, floats, turned, coded):
-    """A vector x [dim] as a query in both forms: floats [dim, padded with what they hold], of length one if `unit`,
-    and rotated and coded, uint8 [W + 16], unless that is empty. turned [W]: room."""
-    size = x.size
-    fours = size >> 2 << 2
-    total = _squares(x[:fours])
-    for j in range(fours, size):
-        total += np.float64(x[j]) * np.float64(x[j])
-    norm = np.sqrt(total) if unit and total > 0 else 1.0
-    for j in range(size):
-        floats[j] = np.float32(np.float64(x[j]) / norm)
-    if coded.size:
-        for j in range(size):
-            turned[j] = floats[j]
-        for j in range(size, turned.size):
-            turned[j] = np.float32(0)
-        rotate_row(turned.ctypes.data, turned.size, signs.ctypes.data)
-        _encode_query(turned, coded)
+def ready_query(x, unit, signs, floats, turned, coded, width):
+    """A vector x [dim] as a query in both forms: floats [width], padded with zeros, of length one if `unit`; and
+    rotated and coded, uint8 [width + 16], unless `coded` is 0. All but x are addresses; turned [width]: room. Returns
+    the sum of squares, which is finite if x is; if not, the query is of zeros."""
+    for j in range(x.size):
+        set_float(floats + 4 * j, x[j])
+    total = _squares(floats, width)
+    if not np.isfinite(total):
+        for j in range(x.size):
+            set_float(floats + 4 * j, np.float32(0))
+    elif unit and total > 0:
+        _divide(floats, width, np.sqrt(total))
+    if coded:
+        rotate_row(floats, turned, width, signs)
+        _encode_query(turned, width, coded)
+    return total
 
 
 def _whole(e, row, index):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..shapes import Floats
 from .cache import inline, kernel
 from .codes import INT4, ready_query
 from .distance import FLOAT16, Rows, _keep
@@ -28,9 +29,11 @@ from .walk import (
     STAGE,
     TASK,
     Field,
+    Sample,
     Walks,
     advance,
     begin,
+    begin_near,
     distances,
     found_of,
     get,
@@ -40,35 +43,47 @@ from .walk import (
     state_of,
 )
 
+CAREFUL = 1e34  # sum of squares of a query beyond which a caller has to look closer
 
-def numbers_of(rows: Rows, exact: Rows, graph: Graph, entry: int, root: int) -> NDArray[np.int64]:
-    """What `search` has to know of the rows it walks on, of those as stored, and of the graph: one small array, since
-    each argument of a kernel has its price. The arrays must outlive it."""
+
+def numbers_of(
+    rows: Rows, exact: Rows, graph: Graph, entry: int, root: int, unit: bool, signs: Floats | None,
+    sample: tuple[Rows, NDArray[np.int32]] | None = None,
+) -> NDArray[np.int64]:  # fmt: skip
+    """What `search` has to know of the rows it walks on, of those as stored, of the graph, of how queries are made
+    (whether of length one, and the signs of the rotation, None if neither table holds codes), and of a sample of rows,
+    copied, with their numbers, where walks begin there. One small array, since each argument of a kernel has its price.
+    The arrays must outlive it."""
 
     def of(r: Rows) -> list[int]:
         return [r.table.ctypes.data, r.table.shape[1], r.tails, r.apart, r.kind, r.metric, r.width]
 
     links = [graph.links.ctypes.data, graph.links.shape[1], graph.upper.ctypes.data, graph.offsets.ctypes.data]
-    return np.array([*of(rows), *links, *of(exact), entry, graph.levels[entry], root], np.int64)
+    ends = [entry, graph.levels[entry], root, unit, 0 if signs is None else signs.ctypes.data]
+    near = [0] * 5
+    if sample is not None:
+        copied, numbers = sample
+        near = [copied.table.ctypes.data, copied.tails, copied.apart, numbers.ctypes.data, len(numbers)]
+    return np.array([*of(rows), *links, *of(exact), *ends, *near], np.int64)
 
 
-def places_of(walks: Walks) -> NDArray[np.int64]:
-    """The same of room for walks."""
-    tables = [(a.ctypes.data, a.shape[1]) for a in walks]
-    return np.array(tables, np.int64).reshape(-1)
+def places_of(walks: Walks, floats: Floats, turned: Floats, coded: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The same of room for S walks, and for their queries: floats [S, W], turned [1, W], coded [S, W + 16 or more]."""
+    tables = [(a.ctypes.data, a.shape[1]) for a in (*walks, floats, turned, coded)]
+    return np.array([*np.ravel(tables), len(floats)], np.int64)
 
 
 @kernel
-def search(numbers, places, x, unit, signs, floats, turned, coded, ef, mask, ids, out_distances, out_rows):
+def search(numbers, places, x, ef, mask, ids, final, out, out_rows):
     """Algorithm 5 for vectors x [Q, dim]: the nearest found among rows with mask[row].
 
-    numbers, places: see `numbers_of` and `places_of`. unit, signs: see `codes.ready_query`; floats [S, F], turned [W]
-    and coded [S, W + 16] are room for what it makes. mask [N] says how many rows there are. Of the ef found, those that
-    may be among the nearest are ordered in the end by the vectors as stored. out_distances, out_rows [Q, k], ordered by
-    distance, then id, row -1 where fewer were reached.
+    numbers, places: see `numbers_of` and `places_of`. mask [N] says how many rows there are. Of the ef found, those
+    that may be among the nearest are ordered in the end by the vectors as stored. out, out_rows [Q, k]: distances and
+    rows, ordered by distance, then id, row -1 where fewer were reached; if `final`, scores and ids instead. Returns
+    whether all were found, for queries that are finite and not so long (CAREFUL) that one has to look closer.
     """
     n, p = numbers, places
-    total, slots, count = x.shape[0], min(floats.shape[0], x.shape[0]), mask.size
+    total, slots, count = x.shape[0], min(p[14], x.shape[0]), mask.size
     field = Field(
         n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], count, ef,
         p[0], p[1], p[2], p[3], p[4], p[5], p[6], slots,
@@ -78,8 +93,9 @@ def search(numbers, places, x, unit, signs, floats, turned, coded, ef, mask, ids
         p[0], p[1], p[2], p[3], p[4], p[5], p[6], slots,
     )  # fmt: skip
     begun = finished = 0
+    whole = True
     for slot in range(slots):
-        _start(field, n, x, begun, unit, signs, floats, turned, coded, slot)
+        whole &= _start(field, n, p, x, begun, slot)
         begun += 1
     slot = 0
     while finished < total:
@@ -96,31 +112,46 @@ def search(numbers, places, x, unit, signs, floats, turned, coded, ef, mask, ids
             put(state, SIZE, kept)
             put(state, CURRENT, 0)
             put(state, HELD, 0)
+            if slots == 1:  # no company: whoever is sure to be compared is asked for at once
+                for j in range(4, min(kept, out_rows.shape[1])):
+                    fetch(precise.base + precise.stride * row_of(key_at(pool, j)), precise.stride)
         else:
-            _compare(precise, state, slot, _form(precise, floats, coded, slot), out_distances[q], out_rows[q], ids)
-        if not _choose(field, precise, field.base == precise.base, state, pool, slot, q, out_distances):
-            for j in range(get(state, HELD), out_rows.shape[1]):
+            _compare(precise, state, slot, _form(precise, p, slot), out[q], out_rows[q], ids)
+        if not _choose(field, precise, field.base == precise.base, state, pool, slot, q, out):
+            held = get(state, HELD)
+            whole &= held == out_rows.shape[1]
+            for j in range(held, out_rows.shape[1]):
                 out_rows[q, j] = -1
+            if final:
+                for j in range(held):
+                    out[q, j] = out[q, j] + np.float32(0) if field.metric else np.float32(0) - out[q, j]  # never -0.0
+                    out_rows[q, j] = ids[out_rows[q, j]]
             finished += 1
             put(state, STAGE, REST)
             if begun < total:
-                _start(field, n, x, begun, unit, signs, floats, turned, coded, slot)
+                whole &= _start(field, n, p, x, begun, slot)
                 begun += 1
+    return whole
 
 
 @inline
-def _form(field, floats, coded, slot):
+def _form(field, places, slot):
     """The address of a slot's query as a table's kind of rows needs it."""
-    if field.kind > FLOAT16:
-        return coded.ctypes.data + coded.shape[1] * slot
-    return floats.ctypes.data + 4 * floats.shape[1] * slot
+    at = 12 if field.kind > FLOAT16 else 8
+    return places[at] + (1 if at == 12 else 4) * places[at + 1] * slot
 
 
 @inline
-def _start(field, numbers, x, q, unit, signs, floats, turned, coded, slot):
-    ready_query(x[q], unit, signs, floats[slot], turned, coded[slot])
-    begin(field, numbers[18], numbers[19], numbers[20], _form(field, floats, coded, slot), 0, slot)
+def _start(field, n, p, x, q, slot):
+    coded = p[12] + p[13] * slot if n[22] else 0
+    squares = ready_query(x[q], n[21], n[22], p[8] + 4 * p[9] * slot, p[10], coded, p[11])
+    query = _form(field, p, slot)
+    if n[27]:
+        begin_near(field, Sample(n[23], n[24], n[25], n[26], n[27]), n[20], query, slot)
+    else:
+        begin(field, n[18], n[19], n[20], query, 0, slot)
     put(state_of(field, slot), TASK, q)
+    return squares <= CAREFUL
 
 
 @inline

@@ -23,7 +23,7 @@ from .cache import inline, kernel
 from .distance import distances_to
 from .keys import fetch
 from .memory import float_at, int32_at, int64_at, set_int32, set_int64, set_uint64, uint64_at
-from .pool import EIGHT, clear, insert, key_at, key_of, row_of, set_key
+from .pool import EIGHT, GREATEST, clear, insert, key_at, key_of, row_of, set_key
 
 REST, GATHER, MEASURE, DONE = range(4)  # stages
 # What is kept for each walk: its stage; its query's address; the layer it is on and the one down to which it is greedy;
@@ -67,6 +67,16 @@ class Field(NamedTuple):
     room: int
     state: int
     slots: int
+
+
+class Sample(NamedTuple):
+    """Rows to choose from where to begin, copied so that they lie together: addresses and numbers, as in `Field`."""
+
+    base: int
+    tails: int
+    apart: int
+    rows: int  # their numbers, int32
+    count: int
 
 
 @inline
@@ -134,6 +144,32 @@ def begin(field, entry, top, root, query, bottom, slot):
     put(state, BOTTOM, bottom)
     put(state, SIZE, 1)
     put(state, ROOT, key_of(float_at(found + 4), root))
+    enter_layer(field, slot)
+
+
+@inline
+def begin_near(field, sample, root, query, slot):
+    """A new walk on the lowest layer, from the nearest of a sample of rows."""
+    state, pool, f, s = state_of(field, slot), pool_of(field, slot), field, sample
+    which, found = seen_of(field, slot) + 4 * MOST_SEEN, found_of(field, slot)
+    nearest = GREATEST
+    for first in range(0, s.count, 4):  # a row has four links at least, and there is room for as many
+        many = min(4, s.count - first)
+        for j in range(4):
+            set_int32(which + 4 * j, np.int32(first + j))
+        distances_to(
+            f.kind, f.metric, s.base, f.stride, s.tails, s.apart, f.width, which, many, query, found, 0, 0
+        )  # fmt: skip
+        for j in range(many):
+            nearest = min(nearest, key_of(float_at(found + 4 * j), int32_at(s.rows + 4 * (first + j))))
+    set_int32(which, np.int32(root))
+    distances(field, which, 1, query, found, 0, 0)
+    set_key(pool, 0, nearest)
+    put(state, QUERY, query)
+    put(state, LEVEL, 0)
+    put(state, BOTTOM, 0)
+    put(state, SIZE, 1)
+    put(state, ROOT, key_of(float_at(found), root))
     enter_layer(field, slot)
 
 
@@ -228,6 +264,30 @@ def _ask(field, which, first, many):
 
 
 @inline
+def _ask_alone(field, state, pool, slot, which, many):
+    """Without company, memory is asked for all that may be wanted soon: the rows, their links, and, by the links of the
+    nearest node that is not yet expanded, the rows that will be compared when it is its turn."""
+    _ask(field, which, 0, many)
+    level = get(state, LEVEL)
+    size = 4 * field.most if level == 0 else 2 * field.most
+    for j in range(many):
+        fetch(links_of(field, level, np.int64(int32_at(which + 4 * j))), size)
+    if level > 0:
+        return
+    at, size = get(state, CURRENT), get(state, SIZE)
+    while at < size and key_at(pool, at) & 1:
+        at += 1
+    if at < size:
+        links, marks = links_of(field, 0, row_of(key_at(pool, at))), field.marks + 8 * field.words * slot
+        for j in range(field.most):
+            row = np.int64(int32_at(links + 4 * j))
+            if row < 0 or row >= field.count:
+                break
+            if uint64_at(marks + (row >> 6 << 3)) >> np.uint64(row & 63) & np.uint64(1) == 0:
+                fetch(field.base + field.stride * row, field.stride)
+
+
+@inline
 def _measure(field, state, pool, slot, limit, ahead, ahead_many):
     """MEASURE up to the choice of the next."""
     first = get(state, FRESH)
@@ -272,7 +332,7 @@ def advance(field, slot):
             if many > 0:
                 put(state, STAGE, MEASURE)
                 if half == 0:
-                    _ask(field, ahead, 0, many)
+                    _ask_alone(field, state, pool, slot, ahead, many)
                     many = 0
                 continue
         else:

@@ -147,8 +147,9 @@ def graph_of(index: HNSWIndex) -> list:
 @given(
     exact_vectors(), st.sampled_from(METRICS), st.sampled_from(CODES), st.sampled_from(CODES),
     st.integers(2, 9), st.integers(1, 30), st.integers(1, 40), st.integers(0, 2**32),
+    st.sampled_from(("hierarchy", "sampled")),
 )  # fmt: skip
-def test_kernel_and_plain_twin_build_the_same_graph(compiled, x, metric, codes, store, m, breadth, ef, seed):
+def test_kernel_and_plain_twin_build_the_same_graph(compiled, x, metric, codes, store, m, breadth, ef, seed, entry):
     if codes.startswith("float") and store.startswith("int"):
         store = codes  # what is decoded from codes has rounded sums
     half = len(x) // 2
@@ -156,7 +157,7 @@ def test_kernel_and_plain_twin_build_the_same_graph(compiled, x, metric, codes, 
     for choice in ("compiled", "plain"):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("MINIBI_KERNELS", choice)
-            index = HNSWIndex(x.shape[1], metric, M=m, ef_construction=breadth, codes=codes, store=store)
+            index = HNSWIndex(x.shape[1], metric, M=m, ef_construction=breadth, codes=codes, store=store, entry=entry)
             index.add(x[:half])
             index.add(x[half:])
             built.append(graph_of(index))
