@@ -75,7 +75,7 @@ def reach(bits, block, least):
 
 
 @kernel
-def reached(address, count, k):
+def reached_by(address, count, k):
     """A number that at least k of the `count` float32 at the address reach, and close to the largest such, by halving.
 
     They are whole blocks, and none is < 0.

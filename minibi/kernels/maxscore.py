@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .accumulate import BLOCK, gather, least_of, lowest, reach, reached, scatter
+from .accumulate import BLOCK, gather, least_of, lowest, reach, reached_by, scatter
 from .cache import inline, kernel
 from .heap import offer, ranked
 from .keys import fetch
@@ -199,7 +199,7 @@ def best_of_some(lists, ids, count, allowed, every, model, queries, longest, k, 
                         columns,
                     )  # fmt: skip
                     if found >= k:
-                        known = max(known, reached(best.ctypes.data, columns, k) + constant)
+                        known = max(known, reached_by(best.ctypes.data, columns, k) + constant)
                         goal = known * keep + shift
             least, met = least_of(goal - rest[here], 0.0), 0
             if found * REVISIT < min(count - low, WINDOW):

@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import simd
-from .accumulate import BLOCK, least_of, lowest, reach, reached
+from .accumulate import BLOCK, least_of, lowest, reach, reached_by
 from .cache import inline, kernel
 from .heap import offer, ranked
 from .matmul import ADDRESS
@@ -76,13 +76,13 @@ def _bound(typing_context, sums, stretches, lines, weights, count, bounds, colum
 def _threshold(bounds, blocks, k, columns):
     """A bound that at least k rows reach, 0 if that is not known."""
     if k <= BLOCK // 4:
-        return reached(columns.ctypes.data, BLOCK, k)
+        return reached_by(columns.ctypes.data, BLOCK, k)
     if 2 * k > COLUMNS:
         return np.float32(0)
     columns[:COLUMNS] = 0
     for row in range(blocks * BLOCK):
         columns[row & (COLUMNS - 1)] = max(columns[row & (COLUMNS - 1)], bounds[row])
-    return reached(columns.ctypes.data, COLUMNS, k)
+    return reached_by(columns.ctypes.data, COLUMNS, k)
 
 
 def odds():
@@ -92,7 +92,7 @@ def odds():
 
 
 @inline
-def _part(rest, odd, code):
+def _part_of_code(rest, odd, code):
     """(what a posting gives, from its code; whether no other count has that code), with rest = c0 + c1 * length."""
     tf = max(np.float32(1), np.rint(rest * odd))
     part = tf / (tf + rest)
@@ -178,7 +178,7 @@ def best_of_all(
                 total, rest, doubt = sums[row], model.c0 + model.c1 * np.float32(lengths[row]), False
                 for t in range(frequent):  # nor here
                     code = octets[np.uint64(at[t]) + row]
-                    part, sure = _part(rest, inverse[code], code)
+                    part, sure = _part_of_code(rest, inverse[code], code)
                     total += heavy[t] * (part * np.float32(code > 0))
                     doubt |= (code > 0) & (not sure)
                 if doubt:

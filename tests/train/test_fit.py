@@ -235,6 +235,8 @@ def test_accumulation_is_the_large_batch(tmp_path):
         fit(model, examples, training(4, **options), folder=tmp_path / str(size))
         weights.append(model.trainable)
     for name, p in weights[0].items():
+        if name.endswith("key.bias"):  # adds the same to all scores of a query: a slope of zero, of which AdamW makes
+            continue  # steps of full length in the direction of rounding
         assert np.linalg.norm(p - weights[1][name]) <= 2e-4 * np.linalg.norm(p) + 1e-4, name
 
 
