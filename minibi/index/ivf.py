@@ -26,7 +26,7 @@ from .flat import scan
 from .kmeans import assign, kmeans
 from .lists import Learned, Lists, Scope, best_plain, multiply, rank_plain, sort_rows
 
-QUERIES_PER_JOB = 32
+QUERIES_PER_JOB = 48
 ROWS_PER_JOB = 4096
 TAIL = 1024  # rows compared one by one before they are sorted into lists; and one for each 256 in them
 SAMPLE = 64  # vectors per list to learn centroids from
@@ -244,29 +244,42 @@ class IVFIndex(Index):
         which = None if live == view.count else np.flatnonzero(mask)
         learned, lists = view.facts.get("learned"), view.facts.get("lists")
         if learned is None:
-            return scan(self._codec, self._bytes(view), view["ids"], queries, k, self.metric, which)
+            return self._scan(view, queries, k, which)
         nlist, held = len(learned.centroids), view.count - view.gone
-        nprobe = min(breadth.get("nprobe", self.nprobe or max(1, -(-nlist // 32))), nlist)
+        nprobe = self._breadth(learned, breadth.get("nprobe"))
         ef = min(max(breadth.get("ef", self.ef), k), live)
         if live < held:  # filtered: read more lists to see as many rows, or all that pass if those are few
             if live <= max(2 * ef, held * nprobe // nlist):
-                return scan(self._codec, self._bytes(view), view["ids"], queries, k, self.metric, which)
+                return self._scan(view, queries, k, which)
             nprobe = min(nlist, -(-nprobe * held // live))
         tail = lists.count + np.flatnonzero(mask[lists.count :])
 
         def job(first: int) -> tuple[Floats, Ints]:
-            some = queries[first : first + QUERIES_PER_JOB]
-            scope = Scope(view, learned, lists, mask, tail, some, *self._probe(learned, some, nprobe), ef, k)
-            return self._rank(scope)
+            return self._near(view, queries[first : first + QUERIES_PER_JOB], nprobe, ef, k, mask, tail)
 
         parts = list(parallel_map(job, range(0, len(queries), QUERIES_PER_JOB)))
         distances, rows = parts[0] if len(parts) == 1 else (np.concatenate(p) for p in zip(*parts, strict=True))
         short = np.flatnonzero(rows[:, -1] < 0)
         if len(short):
-            distances[short], rows[short] = scan(
-                self._codec, self._bytes(view), view["ids"], queries[short], k, self.metric, which
-            )
+            distances[short], rows[short] = self._scan(view, queries[short], k, which)
         return distances, rows
+
+    def _scan(self, view: View, queries: Floats, k: int, which: Ints | None) -> tuple[Floats, Ints]:
+        """(distances, rows) [Q, k] of the nearest of some rows, or of all."""
+        return scan(self._codec, self._bytes(view), view["ids"], queries, k, self.metric, which)
+
+    def _breadth(self, learned: Learned, nprobe: int | None) -> int:
+        """How many lists are read if so many are wanted, by default `self.nprobe`."""
+        nlist = len(learned.centroids)
+        return min(nprobe or self.nprobe or max(1, -(-nlist // 32)), nlist)
+
+    def _near(
+        self, view: View, queries: Floats, nprobe: int, ef: int, k: int, mask: NDArray[np.bool_], tail: Ints
+    ) -> tuple[Floats, Ints]:
+        """(distances, rows) [Q, k] of the nearest in the lists of a few queries, and in `tail`."""
+        learned, lists = view.facts["learned"], view.facts["lists"]
+        cells, products = self._probe(learned, queries, nprobe)
+        return self._rank(Scope(view, learned, lists, mask, tail, queries, cells, products, ef, k))
 
     def _probe(self, learned: Learned, queries: Floats, nprobe: int) -> tuple[Ints, Floats]:
         """The nearest lists, best first, and the products of queries and their centroids: [Q, nprobe]."""

@@ -70,16 +70,23 @@ def multiply(x: Floats, learned: Learned, name: str, matrix: Floats, bias: Float
     """x [Q, D] @ matrix [D, N] + bias [N], filled up to whole panels; a row gives the same bits in any company."""
     from ..kernels import matmul
 
+    panels, wide = panels_of(learned, name, matrix, bias)
+    out = np.empty((len(x), len(wide)), np.float32)
+    matmul.linear(x, panels, False, wide, out, matmul.NONE, out)
+    return out
+
+
+def panels_of(learned: Learned, name: str, matrix: Floats, bias: Floats | None = None) -> tuple[Floats, Floats]:
+    """A matrix and its bias as kernels read them, made once."""
+    from ..kernels import matmul
+
     if name not in learned.cached:
         panels = matmul.pack(matrix)
         wide = np.zeros(len(panels) * matmul.PANEL, np.float32)
         if bias is not None:
             wide[: len(bias)] = bias
         learned.cached[name] = panels, wide
-    panels, wide = learned.cached[name]
-    out = np.empty((len(x), len(wide)), np.float32)
-    matmul.linear(x, panels, False, wide, out, matmul.NONE, out)
-    return out
+    return learned.cached[name]
 
 
 def visits(cells: Ints) -> tuple[Ints, Ints]:

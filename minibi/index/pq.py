@@ -17,15 +17,17 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..environment import plain_kernels
 from ..errors import InputError
-from ..shapes import Floats, Ints, aligned
+from ..shapes import Floats, Ints, aligned, as_vectors, unit_rows
 from .codes import Codes, rotate_back_plain
-from .contract import whole
-from .ivf import IVFIndex
+from .contract import View, whole
+from .filters import Filter
+from .ivf import QUERIES_PER_JOB, IVFIndex
 from .lists import Learned, Scope, best_plain, multiply
+from .pq_engine import Engine
 
 ROTATIONS = ("none", "random", "opq")
 SAMPLE = 16_384  # residuals that codewords are learned from
@@ -69,6 +71,7 @@ class IVFPQIndex(IVFIndex):
         self.bits, self.rotation = int(bits), rotation
         self._turn = Codes("int8", dim)  # the random rotation
         self._width = self._turn.width if rotation == "random" else dim
+        self._last_engine: Engine | None = None
         self._part = -(-self._width // self.M)  # coordinates of a sub-space; the last may be filled up with zeros
         super().__init__(
             dim, metric, nlist, store=store, train_size=train_size, nprobe=nprobe, seed=seed, fingerprint=fingerprint
@@ -160,6 +163,60 @@ class IVFPQIndex(IVFIndex):
 
     # ------------------------------------------------------------------ searching
 
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        ef: int | None = None,
+        nprobe: int | None = None,
+        filter: Filter = None,
+    ) -> tuple[Floats, Ints]:
+        """As of every index. A few float32 queries without a filter go straight to the kernel, which checks them."""
+        view, wide = self._view, self.ef if ef is None else ef
+        if filter is None and type(queries) is np.ndarray and self._compiled(view):
+            x = queries.reshape(1, -1) if queries.ndim == 1 else queries
+            usual = x.dtype == np.float32 and x.ndim == 2 and x.shape[1] == self.dim and x.flags.c_contiguous
+            plain = type(k) is type(wide) is int and (nprobe is None or (type(nprobe) is int and nprobe > 0))
+            live = view.count - view.gone
+            if usual and plain and 0 < len(x) <= QUERIES_PER_JOB and 0 < k <= live and wide > 0:
+                many = self._breadth(view.facts["learned"], nprobe)
+                found = self._engine(view).answer(x, many, min(max(wide, k), live), k)
+                if found is not None:
+                    return found
+        return super().search(queries, k, ef=ef, nprobe=nprobe, filter=filter)
+
+    def _compiled(self, view: View) -> bool:
+        """Whether one kernel searches this view."""
+        return self.bits == 4 and "learned" in view.facts and not plain_kernels()
+
+    def _engine(self, view: View) -> Engine:
+        """What searches a view; the last one is kept, for the next search."""
+        held = self._last_engine
+        if held is None or held.view is not view:
+            shifts, most = self._shifts(view.facts["learned"]), largest_byte(self.M)
+            held = self._last_engine = Engine(view, self._codec, self.metric, self.rotation, most, shifts)
+        return held
+
+    def _near(
+        self, view: View, queries: Floats, nprobe: int, ef: int, k: int, mask: NDArray[np.bool_], tail: Ints
+    ) -> tuple[Floats, Ints]:
+        if self._compiled(view):
+            return self._engine(view).search(queries, nprobe, ef, k, mask, tail)
+        return super()._near(view, self._ready(queries), nprobe, ef, k, mask, tail)
+
+    def _scan(self, view: View, queries: Floats, k: int, which: Ints | None) -> tuple[Floats, Ints]:
+        return super()._scan(view, self._ready(queries), k, which)
+
+    def _ready(self, queries: Floats) -> Floats:
+        return unit_rows(queries) if self.metric == "cosine" else queries
+
+    def _prepare(self, x: ArrayLike, name: str) -> Floats:
+        """As in every index, but queries become of length one later, in the kernel where there is one."""
+        if name == "queries" and self.metric == "cosine":
+            return as_vectors(x, self.dim, name=name)
+        return super()._prepare(x, name)
+
     def _candidates(self, scope: Scope) -> Ints | None:
         learned, lists = scope.learned, scope.lists
         books, keep = learned.arrays["learned_codebooks"], scope.ef
@@ -177,17 +234,11 @@ class IVFPQIndex(IVFIndex):
         pq.tables(queries, books, exact)
         out = np.empty((len(queries), keep), np.int64)
         where = lists.order, lists.starts, scope.mask, scope.cells, bases
-        if self.bits == 8:
-            pq.table_scan(lists.packed["codes"], lists.packed["terms"], *where, exact, keep, out)
-            return out
-        small = np.empty((len(queries), -(-self.M // 4) * 4, 16), np.uint8)
-        scales, offsets = np.empty((2, len(queries)), np.float32)
-        pq.quantize(exact, largest_byte(self.M), small, scales, offsets)
-        pq.fast_scan(lists.packed["blocks"], lists.packed["block_terms"], *where, small, scales, offsets, keep, out)
+        pq.table_scan(lists.packed["codes"], lists.packed["terms"], *where, exact, keep, out)
         return out
 
     def _candidates_plain(self, scope: Scope, exact: Floats, bases: Floats) -> Ints:
-        """The slow twin of `kernels.pq.fast_scan` and `table_scan`."""
+        """The slow twin of `kernels.ivf_pq.scan_lists` and `kernels.pq.table_scan`."""
         codes, terms = scope.lists.packed["codes"], scope.lists.packed["terms"]
         if self.bits == 4:
             codes = apart(codes, self.M)
@@ -295,7 +346,7 @@ def tables_plain(queries: Floats, books: Floats) -> Floats:
 
 
 def quantize_plain(exact: Floats, most: int) -> tuple[NDArray[np.uint8], Floats, Floats]:
-    """The twin of `kernels.pq.quantize`: (bytes [Q, M, 16], scales [Q], offsets [Q])."""
+    """The twin of `kernels.pq.quantize_row`: (bytes [Q, M, 16], scales [Q], offsets [Q])."""
     least = exact.min(axis=2, keepdims=True)
     widest = (exact.max(axis=2, keepdims=True) - least).max(axis=1, keepdims=True)
     inverse = np.float32(most) / np.maximum(widest, np.float32(1e-30))

@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from .cache import inline, kernel
-from .distance import _keep, distances_of
+from .codes import INT8
+from .distance import _keep, distance4, distances_of
 from .keys import fetch, from_ordered, ordered
 
 AHEAD = 8  # candidates whose vectors are asked for before they are compared
@@ -41,25 +42,30 @@ def room_for(keep):
 
 @kernel
 def select(keys, size, keep):
-    """Moves the `keep` smallest of keys[:size], all different, to the front (quickselect, Hoare 1961)."""
+    """Moves the `keep` smallest of keys[:size], all different, to the front, the largest of them to keys[keep - 1]
+    (quickselect, Hoare 1961).
+
+    Pieces are cut by Lomuto's method without a branch: where keys come in any order, none could be foreseen.
+    """
     low, high = 0, size - 1
     while low < high:
         a, b, c = keys[low], keys[(low + high) >> 1], keys[high]
         pivot = max(min(a, b), min(max(a, b), c))
-        i, j = low, high
-        while i <= j:
-            while keys[i] < pivot:
-                i += 1
-            while keys[j] > pivot:
-                j -= 1
-            if i <= j:
-                keys[i], keys[j] = keys[j], keys[i]
-                i += 1
-                j -= 1
-        if keep - 1 <= j:
-            high = j
-        elif keep - 1 >= i:
-            low = i
+        if pivot != c:
+            at = low if pivot == a else (low + high) >> 1
+            keys[at], keys[high] = c, pivot
+        cut = low
+        for j in range(low, high):
+            x = keys[j]
+            keys[j] = keys[cut]
+            keys[cut] = x
+            cut += x < pivot
+        keys[high] = keys[cut]
+        keys[cut] = pivot
+        if keep - 1 < cut:
+            high = cut - 1
+        elif keep - 1 > cut:
+            low = cut + 1
         else:
             return
 
@@ -72,27 +78,31 @@ def shrink(keys, size, keep):
 
 
 @kernel
+def choose(scores, nlist, nprobe, keys, out_cells, out_scores):
+    """The `nprobe` cells [P] of largest score among scores[:nlist], best first, equal ones by number; keys: room."""
+    room, size, limit = room_for(nprobe), 0, np.int64(0x7FFFFFFFFFFFFFFF)
+    for c in range(nlist):
+        d = -scores[c]
+        key = key_of(d if d == d else np.float32(np.inf), c)  # NaN: infinity less infinity, of numbers near the limits
+        keys[size] = key
+        size += key < limit
+        if size == room:
+            select(keys, size, nprobe)
+            limit, size = keys[nprobe - 1], nprobe
+    select(keys, size, nprobe)
+    best = np.sort(keys[:nprobe])
+    for p in range(nprobe):
+        c = row_of(best[p])
+        out_cells[p] = c
+        out_scores[p] = scores[c]
+
+
+@kernel
 def probes(scores, nlist, nprobe, out_cells, out_scores):
-    """The `nprobe` cells [Q, P] of largest score among scores[:, :nlist], best first, equal ones by number."""
+    """`choose` for each row of scores [Q, C]: cells and scores [Q, P]."""
     keys = np.empty(room_for(nprobe), np.int64)
     for q in range(scores.shape[0]):
-        size, limit = 0, np.float32(np.inf)
-        for c in range(nlist):
-            d = -scores[q, c]
-            if np.isnan(d):  # infinity less infinity, of numbers near the limits
-                d = np.float32(np.inf)
-            if d <= limit:
-                keys[size] = key_of(d, c)
-                size += 1
-                if size == keys.size:
-                    limit = shrink(keys, size, nprobe)
-                    size = nprobe
-        select(keys, size, nprobe)
-        best = np.sort(keys[:nprobe])
-        for p in range(nprobe):
-            c = row_of(best[p])
-            out_cells[q, p] = c
-            out_scores[q, p] = scores[q, c]
+        choose(scores[q], nlist, nprobe, keys, out_cells[q], out_scores[q])
 
 
 @inline
@@ -121,9 +131,12 @@ def longest(starts, cells):
 
 
 @kernel
-def rank(rows, ids, which, count, tail, query, k, kind, metric, width, best, found):
-    """The k nearest of which[:count] and of `tail` to one query (uint8), by (distance, id), in best and found [k]."""
-    base, stride = rows.ctypes.data, rows.shape[1]
+def rank(base, stride, ids, which, count, tail, query, k, kind, metric, width, best, found):
+    """The k nearest of which[:count] and of `tail` to one query, by (distance, id), in best and found [k].
+
+    base, query: the addresses of the vectors as stored, `stride` bytes each, and of what they are compared with.
+    """
+    tails = base + (width if kind == INT8 else width >> 1)
     four = np.empty(4, np.int64)
     total, size = count + tail.size, 0
     for j in range(k):
@@ -132,12 +145,14 @@ def rank(rows, ids, which, count, tail, query, k, kind, metric, width, best, fou
         fetch(base + stride * which[j], stride)
     for first in range(0, total, 4):
         some = min(4, total - first)
-        for j in range(some):
-            at = first + j
+        for j in range(4):
+            at = first + min(j, some - 1)
             four[j] = which[at] if at < count else tail[at - count]
-            if at + AHEAD < count:
+            if j < some and at + AHEAD < count:
                 fetch(base + stride * which[at + AHEAD], stride)
-        distances = distances_of(rows, kind, metric, width, four, 0, some, query.ctypes.data)
+        distances = distance4(
+            kind, metric, base, stride, tails, stride, four[0], four[1], four[2], four[3], query, width
+        )  # fmt: skip
         for j in range(some):
             if size < k or distances[j] <= best[k - 1]:
                 size = _keep(best, found, size, k, distances[j], four[j], ids)
@@ -149,7 +164,21 @@ def search_lists(order, starts, mask, cells, rows, ids, tail, queries, k, kind, 
     which = np.empty(longest(starts, cells), np.int64)
     for q in range(cells.shape[0]):
         n = gather(order, starts, mask, cells[q], which)
-        rank(rows, ids, which, n, tail, queries[q], k, kind, metric, width, out[q], out_rows[q])
+        rank(
+            rows.ctypes.data,
+            rows.shape[1],
+            ids,
+            which,
+            n,
+            tail,
+            queries[q].ctypes.data,
+            k,
+            kind,
+            metric,
+            width,
+            out[q],
+            out_rows[q],
+        )
 
 
 @kernel
@@ -192,4 +221,18 @@ def rank_candidates(candidates, rows, ids, tail, queries, k, kind, metric, width
         n = candidates.shape[1]
         while n > 0 and candidates[q, n - 1] < 0:
             n -= 1
-        rank(rows, ids, candidates[q], n, tail, queries[q], k, kind, metric, width, out[q], out_rows[q])
+        rank(
+            rows.ctypes.data,
+            rows.shape[1],
+            ids,
+            candidates[q],
+            n,
+            tail,
+            queries[q].ctypes.data,
+            k,
+            kind,
+            metric,
+            width,
+            out[q],
+            out_rows[q],
+        )

@@ -17,11 +17,10 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import simd
-from .cache import kernel
+from .cache import inline, kernel
 from .ivf import finish, gather, key_of, longest, room_for, shrink
 from .matmul import ADDRESS
 from .simd import LANES, Lanes, Loop, i64, ir
-from .sixteen import lowest_bit
 
 BLOCK = 32  # slots
 CODEWORDS = 16
@@ -83,40 +82,64 @@ def encode(x, codebooks, first, last, out):
             out[i, s] = nearest
 
 
+@inline
+def tables_at(x, codebooks, m, groups, d, out):
+    """out [M, 16 G]: minus the products of a query's parts x [M d] with all codewords; all are addresses."""
+    for s in range(m):
+        for g in range(groups * s, groups * s + groups):
+            _products(x + 4 * d * s, codebooks + 4 * CODEWORDS * d * g, d, out + 4 * CODEWORDS * g)
+
+
 @kernel
 def tables(x, codebooks, out):
-    """out [Q, M, 16 G]: minus the product of each query's part with each codeword. x [Q, M d]."""
+    """`tables_at` for queries x [Q, M d]: out [Q, M, 16 G]."""
     m, groups, d, _ = codebooks.shape
     for q in range(x.shape[0]):
-        for s in range(m):
-            for g in range(groups):
-                here = out[q, s].ctypes.data + 4 * CODEWORDS * g
-                _products(x[q].ctypes.data + 4 * d * s, codebooks[s, g].ctypes.data, d, here)
+        tables_at(x[q].ctypes.data, codebooks.ctypes.data, m, groups, d, out[q].ctypes.data)
+
+
+@intrinsic
+def _ends(typing_context, x):
+    """The least and the largest of sixteen floats."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x = simd.load(e, args[0])
+        least = e.fmul(simd.max_lanes(e, x * -1.0), ir.Constant(simd.f32, -1.0))
+        return context.make_tuple(e, signature.return_type, [least, simd.max_lanes(e, x)])
+
+    return types.UniTuple(types.float32, 2)(ADDRESS), generate
+
+
+@intrinsic
+def _to_bytes(typing_context, x, least, inverse, out):
+    """Sixteen floats, less the least, times `inverse`, to the nearest whole numbers as bytes."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x, least, inverse, out = args
+        simd.store_bytes(e, (simd.load(e, x) - simd.splat(e, least)) * simd.splat(e, inverse), out)
+        return context.get_dummy_value()
+
+    return types.void(ADDRESS, types.float32, types.float32, ADDRESS), generate
 
 
 @kernel
-def quantize(exact, most, out, scales, offsets):
-    """Tables [Q, M, 16] to bytes out [Q, M', 16] from 0 to `most`: an entry is scale * byte + its sub-space's least."""
-    for q in range(exact.shape[0]):
-        widest, total = np.float32(0), 0.0
-        for s in range(exact.shape[1]):
-            least = most_ = exact[q, s, 0]
-            for j in range(1, CODEWORDS):
-                least, most_ = min(least, exact[q, s, j]), max(most_, exact[q, s, j])
-            widest = max(widest, most_ - least)
-            total += np.float64(least)
-        inverse = np.float32(most) / max(widest, np.float32(1e-30))
-        for s in range(exact.shape[1]):
-            least = exact[q, s, 0]
-            for j in range(1, CODEWORDS):
-                least = min(least, exact[q, s, j])
-            for j in range(CODEWORDS):
-                out[q, s, j] = np.uint8(np.rint((exact[q, s, j] - least) * inverse))
-        for s in range(exact.shape[1], out.shape[1]):
-            for j in range(CODEWORDS):
-                out[q, s, j] = 0
-        scales[q] = widest / np.float32(most)
-        offsets[q] = np.float32(total)
+def quantize_row(exact, most, out):
+    """Tables [M, 16] to bytes out [M', 16] from 0 to `most`: an entry is scale * byte + its sub-space's least.
+
+    Returns scale and offset, the sum of those; rows of `out` beyond M are left alone.
+    """
+    least = np.empty(exact.shape[0], np.float32)
+    widest, total = np.float32(0), 0.0
+    for s in range(exact.shape[0]):
+        least[s], largest = _ends(exact[s].ctypes.data)
+        widest = max(widest, largest - least[s])
+        total += np.float64(least[s])
+    inverse = np.float32(most) / max(widest, np.float32(1e-30))
+    for s in range(exact.shape[0]):
+        _to_bytes(exact[s].ctypes.data, least[s], inverse, out[s].ctypes.data)
+    return widest / np.float32(most), np.float32(total)
 
 
 @kernel
@@ -137,19 +160,20 @@ def pack(codes, order, blocks):
 
 
 @intrinsic
-def _scan_block(typing_context, block, table, groups, terms, base, scale, offset, limit, out):
+def scan_block(typing_context, block, table, groups, terms, base, scale, offset, limit, out, ahead):
     """Estimates of a block's 32 slots to out [32], and as bits of a whole number which of them are <= limit.
 
-    terms: address of add [32] and, 128 bytes on, factor [32].
+    terms: address of add [32] and, 128 bytes on, factor [32]. The block at `ahead` is asked for meanwhile.
     """
 
     def generate(context, builder, signature, args):
         e = builder
-        block, table, groups, terms, base, scale, offset, limit, out = args
+        block, table, groups, terms, base, scale, offset, limit, out, ahead = args
         low = ir.Constant(_bytes, [15] * 64)
         four, eight = ir.Constant(_shorts, [4] * 32), ir.Constant(_shorts, [8] * 32)
         zero = Lanes(e, simd.zero_ints())
         with Loop(e, e.mul(groups, i64(64)), [zero] * 4, step=64) as loop:
+            simd.prefetch(e, e.add(ahead, loop.index), 0)
             codes = e.bitcast(simd.load_ints(e, e.add(block, loop.index)), _shorts)
             entries = e.bitcast(simd.load_ints(e, e.add(table, loop.index)), _bytes)
             halves = e.and_(e.bitcast(codes, _bytes), low), e.and_(e.bitcast(e.lshr(codes, four), _bytes), low)
@@ -174,7 +198,7 @@ def _scan_block(typing_context, block, table, groups, terms, base, scale, offset
         return e.zext(mask, ir.IntType(64))
 
     single = types.float32
-    return types.int64(*[ADDRESS] * 4, single, single, single, single, ADDRESS), generate
+    return types.int64(*[ADDRESS] * 4, single, single, single, single, ADDRESS, ADDRESS), generate
 
 
 def _sixteen(e, even, odd):
@@ -193,41 +217,11 @@ def _sixteen(e, even, odd):
 
 
 @kernel
-def fast_scan(blocks, terms, order, starts, mask, cells, bases, tables, scales, offsets, keep, out):
-    """The `keep` rows of least estimate in the probed lists; out [Q, keep], -1 behind.
-
-    blocks [B, M / 4, 64], terms [B, 2, 32], order [32 B], starts [K + 1] in slots; cells, bases [Q, P];
-    tables [Q, M, 16] bytes with scales, offsets [Q].
-    """
-    keys = np.empty(room_for(keep) + BLOCK, np.int64)
-    estimates = np.empty(BLOCK, np.float32)
-    groups = blocks.shape[1]
-    for q in range(cells.shape[0]):
-        size, limit = 0, np.float32(np.inf)
-        table = tables[q].ctypes.data
-        for p in range(cells.shape[1]):
-            c = cells[q, p]
-            for b in range(starts[c] >> 5, starts[c + 1] >> 5):
-                near = _scan_block(
-                    blocks.ctypes.data + 64 * groups * b, table, groups, terms.ctypes.data + 256 * b, bases[q, p],
-                    scales[q], offsets[q], limit, estimates.ctypes.data,
-                )  # fmt: skip
-                while near:
-                    v = lowest_bit(near)
-                    near &= near - 1
-                    row = order[BLOCK * b + v]
-                    if row >= 0 and mask[row]:
-                        keys[size] = key_of(estimates[v], row)
-                        size += 1
-                if size >= keys.size - BLOCK:
-                    limit = shrink(keys, size, keep)
-                    size = keep
-        finish(keys, size, keep, out[q])
-
-
-@kernel
 def table_scan(codes, terms, order, starts, mask, cells, bases, tables, keep, out):
-    """`fast_scan` for codes of a byte per sub-space [N, M], float32 tables [Q, M, 256] and terms [N, 2]."""
+    """The `keep` rows of least estimate in the lists cells [Q, P]; out [Q, keep], -1 behind.
+
+    codes [N, M]: a byte per sub-space; terms [N, 2]; bases [Q, P]; tables [Q, M, 256] float32.
+    """
     which = np.empty(longest(starts, cells), np.int64)
     keys = np.empty(room_for(keep), np.int64)
     m = codes.shape[1]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from minibi.errors import InputError
 from minibi.index.pq import (
+    IVFPQIndex,
     PQIndex,
     apart,
     decode,
@@ -54,23 +55,18 @@ def test_tables_are_products(compiled, M, part, n):
     exact = np.empty((n, M, 16), np.float32)
     pq.tables(q, b, exact)
     np.testing.assert_allclose(exact, tables_plain(q, b), rtol=1e-5, atol=1e-5)
-    small, scales, offsets = (
-        np.full((n, -(-M // 4) * 4, 16), 7, np.uint8),
-        np.empty(n, np.float32),
-        np.empty(n, np.float32),
-    )
-    pq.quantize(exact, largest_byte(M), small, scales, offsets)
     twin = quantize_plain(exact, largest_byte(M))
-    np.testing.assert_array_equal(small[:, :M], twin[0])
-    assert not small[:, M:].any()
-    np.testing.assert_array_equal(scales, twin[1])
-    np.testing.assert_array_equal(offsets, twin[2])
+    for i in range(n):
+        small = np.full((-(-M // 4) * 4, 16), 7, np.uint8)
+        scale, offset = pq.quantize_row(exact[i], largest_byte(M), small)
+        np.testing.assert_array_equal(small[:M], twin[0][i])
+        assert (small[M:] == 7).all() and scale == twin[1][i] and offset == twin[2][i]
 
 
 @given(st.integers(1, 300), st.integers(0, 130), st.integers(0, 9))
 def test_the_fast_scan_sums_exactly(compiled, M, n, seed):
     """Against sums in NumPy, for any number of sub-spaces; with M beyond 257 entries stay below 256 / (M / 257)."""
-    from minibi.kernels import pq
+    from minibi.kernels import ivf, ivf_pq, pq
 
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 16, (n, M)).astype(np.uint8)
@@ -81,23 +77,80 @@ def test_the_fast_scan_sums_exactly(compiled, M, n, seed):
     order[:n] = rng.permutation(n)
     blocks = np.zeros((slots // 32, -(-M // 4), 64), np.uint8)
     pq.pack(paired, order, blocks)
-    table = np.zeros((1, -(-M // 4) * 4, 16), np.uint8)
-    table[:, :M] = rng.integers(0, largest_byte(M) + 1, (1, M, 16))
+    table = np.zeros((-(-M // 4) * 4, 16), np.uint8)
+    table[:M] = rng.integers(0, largest_byte(M) + 1, (M, 16))
     add, factor = rng.normal(size=(2, n)).astype(np.float32)
     terms = np.zeros((2, slots), np.float32)
     terms[:, order >= 0] = np.stack([add, factor])[:, order[order >= 0]]
     terms = np.ascontiguousarray(terms.reshape(2, -1, 32).swapaxes(0, 1))
-    scale, offset, base = (np.array([v], np.float32) for v in (0.37, -2.5, 1.25))
+    scale, offset = np.float32(0.37), np.float32(-2.5)
     mask = rng.random(n) < 0.8
-    keep = 10
-    out = np.empty((1, keep), np.int64)
-    starts, cells = np.array([0, slots]), np.zeros((1, 1), np.int64)
-    pq.fast_scan(blocks, terms, order, starts, mask, cells, base[None], table, scale, offset, keep, out)
-    sums = table[0][np.arange(M), codes].sum(1, dtype=np.int64).astype(np.float32)
-    estimates = base[0] + (add + factor * (scale[0] * sums + offset[0]))
+    keep, cut = 10, 32 * int(rng.integers(0, slots // 32 + 1))
+    starts, cells = np.array([0, cut, slots]), rng.permutation(2)  # two lists, one maybe empty
+    bases = rng.normal(size=2).astype(np.float32)
+    out, waiting = np.empty(keep, np.int64), np.arange(3)
+    numbers = np.zeros(25, np.int64)
+    at = {ivf_pq.BLOCKS: blocks, ivf_pq.TERMS: terms, ivf_pq.ORDER: order, ivf_pq.STARTS: starts}
+    numbers[[*at]] = [a.ctypes.data for a in at.values()]
+    numbers[ivf_pq.M] = M
+    keys = np.empty(ivf.room_for(keep) + 32, np.int64)
+    found = ivf_pq.scan_lists(numbers, mask, cells, bases, table.ctypes.data, scale, offset, keep, keys, waiting, out)
+    sums = table[np.arange(M), codes].sum(1, dtype=np.int64).astype(np.float32)
+    slot = np.empty(n, np.int64)
+    slot[order[order >= 0]] = np.flatnonzero(order >= 0)
+    base = bases[np.argsort(cells)][(slot >= cut).astype(int)]
+    estimates = base + (add + factor * (scale * sums + offset))
     rows = np.flatnonzero(mask)
     wanted = rows[np.lexsort((rows, estimates[rows]))[:keep]]
-    assert sorted(out[0][out[0] >= 0].tolist()) == sorted(wanted.tolist())
+    assert found == len(wanted) and sorted(out[:found].tolist()) == sorted(wanted.tolist())
+    assert (out[found:] == -1).all()
+
+
+@given(st.integers(1, 200), st.integers(1, 300), st.integers(2, 13))
+def test_centroids_are_compared_with_one_query_as_with_many(compiled, k, n, rows):
+    from minibi.kernels import ivf_pq, matmul
+
+    rng = np.random.default_rng(k)
+    x, panels = rng.normal(size=(rows, k)).astype(np.float32), matmul.pack(rng.normal(size=(k, n)).astype(np.float32))
+    bias = rng.normal(size=len(panels) * matmul.PANEL).astype(np.float32)
+    both = np.empty((2, rows, len(bias)), np.float32)
+    at = panels.ctypes.data, bias.ctypes.data
+    ivf_pq.multiply(x.ctypes.data, 4 * k, rows, k, *at, both[0].ctypes.data, len(bias))
+    for i in range(rows):
+        ivf_pq.multiply(x[i].ctypes.data, 0, 1, k, *at, both[1, i].ctypes.data, len(bias))
+    np.testing.assert_array_equal(both[0], both[1])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+@pytest.mark.parametrize("settings", [{}, {"rotation": "opq"}, {"rotation": "random", "store": "int8"}])
+def test_the_short_way_gives_the_same_bits(compiled, metric, settings, tmp_path):
+    """A query a call, many, with a filter that lets all pass, read-only, from a file, with rows in the tail."""
+    rng = np.random.default_rng(0)
+    x, q = rng.normal(size=(900, 20)), rng.normal(size=(130, 20)).astype(np.float32)
+    index = IVFPQIndex(20, metric, 8, M=6, train_size=700, **settings)
+    index.add(x[:800])
+    index.add(x[800:])
+    index.remove(np.arange(0, 900, 9))
+    many = index.search(q, 10, nprobe=3, ef=30)
+    q.flags.writeable = False
+    ways = {
+        "one": [index.search(one, 10, nprobe=3, ef=30) for one in q],
+        "few": [index.search(q[i : i + 13], 10, nprobe=3, ef=30) for i in range(0, 130, 13)],
+        "filter": [index.search(q, 10, nprobe=3, ef=30, filter=np.arange(900))],
+        "double": [index.search(q.astype(float), 10, nprobe=3, ef=30)],
+    }
+    for name, parts in ways.items():
+        for part, whole in zip(zip(*parts, strict=True), many, strict=True):
+            np.testing.assert_array_equal(np.concatenate(part), whole, err_msg=name)
+    index.save(tmp_path / "i")
+    index = IVFPQIndex.load(tmp_path / "i")
+    again = index.search(q, 10, nprobe=3, ef=30)
+    for one, whole in zip((index.search(one, 10, nprobe=3, ef=30) for one in q), zip(*again, strict=True), strict=True):
+        np.testing.assert_array_equal(one[0][0], whole[0])
+        np.testing.assert_array_equal(one[1][0], whole[1])
+    for bad in (np.full(20, np.nan, np.float32), np.full(19, 1, np.float32), np.full(20, np.inf, np.float32)):
+        with pytest.raises(InputError):
+            index.search(bad)
 
 
 def test_codebooks_learn_what_is_there():
