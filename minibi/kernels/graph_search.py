@@ -152,6 +152,8 @@ def _start(field, n, p, x, q, slot):
     else:
         begin(field, n[18], n[19], n[20], query, 0, slot)
     put(state_of(field, slot), TASK, q)
+    if q + 1 < x.shape[0]:  # nobody else asks for the next query
+        fetch(x[q + 1].ctypes.data, 4 * x.shape[1])
     return squares <= CAREFUL
 
 
