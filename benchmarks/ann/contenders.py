@@ -101,7 +101,7 @@ class Minibi(Contender):
         self.index.save(path)
 
     def load(self, path: Path, vectors: Floats, threads: int) -> None:
-        self.index = type(self.make(vectors.shape[1])).load(path)
+        self.index = type(self.make(vectors.shape[1])).load(path, mmap=False)  # as peers do
 
     def can(self, verb: str, argument: str | None = None) -> bool:
         """Whether the index has a method, and the method an argument."""

@@ -157,6 +157,7 @@ def plot(result: dict[str, Any], folder: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    folder.mkdir(parents=True, exist_ok=True)
     for name, work in result["workloads"].items():
         if not work.get("curves"):
             continue

@@ -129,10 +129,10 @@ class PlainEngine:
             found = [(d, row) for d, row in found if mask[row]]
             best: list[tuple[float, int, int]] = []
             while found:
-                four, found = self._may_be_near(found, query, exact, best[k - 1][0] if len(best) >= k else np.inf)
-                rows = self._rows(four) if exact.name == self._codec.name else stored[four]
-                d = exact.distances_plain(rows, precise, self._metric) if four else []
-                best = sorted([*best, *zip(d, ids[four].tolist(), four, strict=True)])[:k]
+                some, found = self._may_be_near(found, query, exact, best[k - 1][0] if len(best) >= k else np.inf)
+                rows = self._rows(some) if exact.name == self._codec.name else stored[some]
+                d = exact.distances_plain(rows, precise, self._metric) if some else []
+                best = sorted([*best, *zip(d, ids[some].tolist(), some, strict=True)])[:k]
             for j, (d, _, row) in enumerate(best):
                 out[0][q, j], out[1][q, j] = d, row
         return out
@@ -143,15 +143,15 @@ class PlainEngine:
     def _may_be_near(
         self, found: list[Candidate], query: Any, exact: Any, worst: float
     ) -> tuple[list[int], list[Candidate]]:
-        """The next four whose estimates do not rule them out, and the rest. See `kernels.walk`."""
-        four: list[int] = []
-        while found and len(four) < 4:
+        """The next eight whose estimates do not rule them out, and the rest. See `kernels.walk`."""
+        some: list[int] = []
+        while found and len(some) < 8:
             (d, row), *found = found
             same = exact.name == self._codec.name
             slack = 0 if same else self._codec.slack(self._rows([row])[0], query, self._metric)
             if np.float32(d) - slack <= worst:
-                four.append(row)
-        return four, found
+                some.append(row)
+        return some, found
 
     def nearest(self, entry: int, root: int, x: Floats, ef: int, count: int) -> Ints:
         everything, ids = np.ones(count, bool), np.arange(count)

@@ -43,6 +43,7 @@ from .walk import (
     state_of,
 )
 
+AT_ONCE = 8  # rows compared as stored; a row has four links at least, and `walk.found_of` room for four more
 CAREFUL = 1e34  # sum of squares of a query beyond which a caller has to look closer
 
 
@@ -113,7 +114,7 @@ def search(numbers, places, x, ef, mask, ids, final, out, out_rows):
             put(state, CURRENT, 0)
             put(state, HELD, 0)
             if slots == 1:  # no company: whoever is sure to be compared is asked for at once
-                for j in range(4, min(kept, out_rows.shape[1])):
+                for j in range(AT_ONCE, min(kept, out_rows.shape[1])):
                     fetch(precise.base + precise.stride * row_of(key_at(pool, j)), precise.stride)
         else:
             _compare(precise, state, slot, _form(precise, p, slot), out[q], out_rows[q], ids)
@@ -151,12 +152,14 @@ def _start(field, n, p, x, q, slot):
     else:
         begin(field, n[18], n[19], n[20], query, 0, slot)
     put(state_of(field, slot), TASK, q)
+    if q + 1 < x.shape[0]:  # nobody else asks for the next query
+        fetch(x[q + 1].ctypes.data, 4 * x.shape[1])
     return squares <= CAREFUL
 
 
 @inline
 def _choose(field, precise, same, state, pool, slot, q, best):
-    """Asks for the next four of the list that may be among the nearest; whether there is one.
+    """Asks for the next eight of the list that may be among the nearest; whether there is one.
 
     Codes are off by up to half a step in each coordinate, by chance: the standard error of a product is the step times
     the length of the query over the square root of 12. Rows that are further off than 3.5 times that are left out.
@@ -168,7 +171,7 @@ def _choose(field, precise, same, state, pool, slot, q, best):
         length = np.sqrt(float_at(get(state, QUERY) + field.width + 8))
         slack = length * np.float32((2 if field.kind == INT4 else 1) * (1 + field.metric))
     full, worst = get(state, HELD) == k, best[q, k - 1]
-    while at < kept and many < 4:
+    while at < kept and many < AT_ONCE:
         key = key_at(pool, at)
         row = row_of(key)
         lower = from_ordered(key >> 32)

@@ -330,11 +330,12 @@ def sqrt(b: ir.IRBuilder, x: Any) -> Any:
     return _call(b, "llvm.sqrt.f32", f32, [x])
 
 
-def prefetch(b: ir.IRBuilder, address: Any, offset: int) -> None:
-    """Ask for the cache line at `address + offset`, which need not exist, into the second-level cache."""
+def prefetch(b: ir.IRBuilder, address: Any, offset: int, level: int = 2) -> None:
+    """Ask for the cache line at `address + offset`, which need not exist, into the first- or second-level cache."""
     pointer = _pointer(b, address, offset, i8)
     signature = ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32])
-    b.call(cgutils.get_or_insert_function(b.module, signature, "llvm.prefetch.p0"), [pointer, i32(0), i32(2), i32(1)])
+    kind = i32(0), i32(4 - level), i32(1)  # to be read; how near; data
+    b.call(cgutils.get_or_insert_function(b.module, signature, "llvm.prefetch.p0"), [pointer, *kind])
 
 
 def transpose(b: ir.IRBuilder, rows: Sequence[Lanes]) -> list[Lanes]:

@@ -126,8 +126,8 @@ def seen_of(field, slot):
 
 @inline
 def found_of(field, slot):
-    """Room for as many distances as a row has links."""
-    return seen_of(field, slot) + 4 * (MOST_SEEN + field.most)
+    """Room for as many distances as a row has links, eight at least, as there is for the rows before it."""
+    return seen_of(field, slot) + 4 * (MOST_SEEN + field.most + 4)
 
 
 @inline
@@ -248,6 +248,8 @@ def _gather(field, state, slot):
         if row < field.count:
             set_int32(seen + 4 * end, np.int32(row))
             end += np.int64(_mark(marks, row))
+            if level > 0:  # where its links are, should it be the nearest
+                fetch(field.offsets + 4 * row, 4)
     put(state, FRESH, first)
     put(state, END, end)
     put(state, SEEN, get(state, SEEN) + end - first)
