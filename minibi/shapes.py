@@ -73,6 +73,11 @@ def aligned_copy(x: NDArray[Any]) -> NDArray[Any]:
     return out
 
 
+def writeable(x: NDArray[Any]) -> NDArray[Any]:
+    """x, or a copy where it is read-only, as from a file: a kernel would be compiled for such anew."""
+    return x if x.flags.writeable else x.copy()
+
+
 def unit_rows(x: Floats) -> Floats:
     """Rows of `x` [N, C] scaled to length 1; a zero row stays zero.
 

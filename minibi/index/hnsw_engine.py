@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..environment import plain_kernels
 from ..hashing import mixed
-from ..shapes import Floats, Ints, aligned, aligned_copy
+from ..shapes import Floats, Ints, aligned, aligned_copy, writeable
 from .codes import Codes, Floating, signs
 from .contract import View
 
@@ -78,7 +78,7 @@ class Engine:
         """Distances and rows [Q, k] of the nearest found from the entry point; None: from the nearest of a sample."""
         out, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
         asked, places = self._about(entry, root, exact, stored, len(mask)), self._walks(ef).places
-        self._search(asked[1], places, x, ef, mask, ids, False, out, found)
+        self._search(asked[1], places, writeable(x), ef, mask, ids, False, out, found)
         return out, found
 
     def answer(
@@ -92,7 +92,7 @@ class Engine:
             asked = self._whole = entry, held, view["live"], view["ids"]
         _, held, live, ids = asked
         scores, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
-        fine = self._search(held[1], self._walks(ef).places, x, ef, live, ids, True, scores, found)
+        fine = self._search(held[1], self._walks(ef).places, writeable(x), ef, live, ids, True, scores, found)
         return (scores, found) if fine else None
 
     def _about(self, entry: int | None, root: int, exact: Floating | Codes, stored: Any, count: int) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..shapes import Floats, Ints
+from ..shapes import Floats, Ints, writeable
 from .codes import Codes, Floating, signs
 from .contract import View
 from .lists import panels_of
@@ -52,7 +52,7 @@ class Engine:
         }  # fmt: skip
         self._numbers = np.array([numbers[place] for place in range(len(numbers))], np.int64)
         self._search, self.view = ivf_pq.search, view
-        self._ids, self._live = _writeable(view["ids"]), view["live"]
+        self._ids, self._live = writeable(view["ids"]), view["live"]
         self._tail = lists.count + np.flatnonzero(self._live[lists.count :])
 
     def search(
@@ -60,18 +60,13 @@ class Engine:
     ) -> tuple[Floats, Ints]:
         """Distances and rows [Q, k] among those of `mask`, row -1 where none was found."""
         out, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
-        self._search(self._numbers, _writeable(x), self._ids, mask, tail, nprobe, ef, False, out, found)
+        self._search(self._numbers, writeable(x), self._ids, mask, tail, nprobe, ef, False, out, found)
         return out, found
 
     def answer(self, x: Floats, nprobe: int, ef: int, k: int) -> tuple[Floats, Ints] | None:
         """Scores and ids [Q, k] of the nearest of all live rows; None if fewer were found, or a query is not finite or
         so long that it has to be looked at more closely."""
         out, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
-        x, live = _writeable(x), self._live
+        x, live = writeable(x), self._live
         fine = self._search(self._numbers, x, self._ids, live, self._tail, nprobe, ef, True, out, found)
         return (out, found) if fine else None
-
-
-def _writeable(x: NDArray[Any]) -> NDArray[Any]:
-    """x, or a copy where it is read-only, as from a file: the kernel would be compiled for such anew."""
-    return x if x.flags.writeable else x.copy()
