@@ -191,3 +191,9 @@ def test_mining_texts(tiny, tiny_texts):
 def test_complaints(call, says):
     with pytest.raises(InputError, match=says):
         call(np.eye(3, dtype=np.float32))
+
+
+@pytest.mark.parametrize("sentences", ["one text", None, 3])
+def test_what_is_no_list_of_sentences(sentences):
+    with pytest.raises(InputError, match="sentences must be a list of strings"):
+        paraphrase_mining(None, sentences)
