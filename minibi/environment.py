@@ -14,6 +14,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from .arguments import whole
 from .errors import InputError
 
 
@@ -41,7 +42,7 @@ def weights_folder() -> Path | None:
 
 def plain_kernels() -> bool:
     """True when the user asked for the NumPy twins instead of compiled kernels."""
-    choice = os.environ.get("MINIBI_KERNELS", "compiled")
+    choice = os.environ.get("MINIBI_KERNELS") or "compiled"
     if choice not in ("plain", "compiled"):
         raise InputError(f"MINIBI_KERNELS={choice!r} is not understood: use 'plain' or 'compiled'")
     return choice == "plain"
@@ -54,13 +55,11 @@ def thread_count(threads: int | None = None) -> int:
     """How many threads to use: the argument, else $MINIBI_NUM_THREADS, else the CPUs this process may really use."""
     if threads is None and (text := os.environ.get("MINIBI_NUM_THREADS")):
         try:
-            threads = int(text)
+            return whole("MINIBI_NUM_THREADS", int(text), 1)
         except ValueError:
-            raise InputError(f"MINIBI_NUM_THREADS={text!r} is not a whole number") from None
+            raise InputError(f"MINIBI_NUM_THREADS={text!r} is not a whole number of at least 1") from None
     if threads is not None:
-        if threads < 1:
-            raise InputError(f"the number of threads must be at least 1, not {threads}")
-        return threads
+        return whole("threads", threads, 1)
     try:
         available = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows

@@ -37,7 +37,8 @@ class _Group(click.Group):
         except (MinibiError, OSError) as e:
             if isinstance(e, BrokenPipeError):
                 raise
-            raise click.ClickException(" ".join(str(e).split())) from e
+            told = f"cannot use {e.filename}: {e.strerror}" if isinstance(e, OSError) and e.filename else str(e)
+            raise click.ClickException(" ".join(told.split())) from e
         except KeyboardInterrupt as e:
             click.echo(f"\n{e}" if str(e) else f"\n{INTERRUPTED}", err=True)
             ctx.exit(130)

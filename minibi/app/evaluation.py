@@ -42,10 +42,12 @@ def evaluate(
     from tqdm import tqdm
 
     from .. import evaluate as judge
-    from ..evaluate.metrics import DEFAULT_METRICS
+    from ..evaluate.metrics import DEFAULT_METRICS, parse_metric
     from ..search.presets import build
     from . import show
 
+    for metric in metrics:
+        parse_metric(metric)  # complains now rather than after hours
     dataset = judge.read_beir(folder, split)
     baseline = None if against is None else judge.read_run(against)
     parts = _parts(pipeline, model, reranker, compute, window is not None)
@@ -55,23 +57,28 @@ def evaluate(
     indexed = time.perf_counter() - started
     with tqdm(total=len(dataset.queries), desc="asking", unit="query", disable=None, leave=False) as bar:
         found = judge.measure(dataset, built.search, k=k, metrics=metrics or DEFAULT_METRICS, progress=bar.update)
-    if run_out is not None:
-        judge.write_run(run_out, found.run, f"minibi-{pipeline}")
     compared = []
     if baseline is not None:
         other = judge.evaluate(dataset.qrels, baseline, metrics or DEFAULT_METRICS)
         compared = judge.compare(found.result, other)
+    report = {"dataset": folder.name, "split": split, "pipeline": pipeline, "model": Path(model).name}
+    report |= {} if window is None else {"window": window, "aggregate": aggregate}
+    report |= {"documents": len(dataset.doc_ids)} | found.to_dict() | {"seconds": {"index": indexed}}
     if as_json:
-        names = {"dataset": folder.name, "split": split, "pipeline": pipeline, "model": Path(model).name}
-        names |= {} if window is None else {"window": window, "aggregate": aggregate}
-        report = names | {"documents": len(dataset.doc_ids)} | found.to_dict() | {"seconds": {"index": indexed}}
         click.echo(show.json_safe(report | ({"against": [c.to_dict() for c in compared]} if compared else {})))
-        return
-    windows = "" if window is None else f" in windows of {window} tokens ({aggregate})"
-    documents = f"{len(dataset.doc_ids):,} documents{windows}"
-    click.echo(f"{folder.name} ({split}): {documents}, {len(dataset.queries):,} queries")
+    else:
+        _print(report, found, compared)
+    if run_out is not None:  # last, for should this fail, the figures are there
+        judge.write_run(run_out, found.run, f"minibi-{pipeline}")
+
+
+def _print(report: dict[str, Any], found: Any, compared: list[Any]) -> None:
+    windows = f" in windows of {report['window']} tokens ({report['aggregate']})" if "window" in report else ""
+    documents = f"{report['documents']:,} documents{windows}"
+    click.echo(f"{report['dataset']} ({report['split']}): {documents}, {report['queries']:,} queries")
     for name, value in found.result.mean.items():
         click.echo(f"  {name:<12} {value:.4f}")
+    indexed = report["seconds"]["index"]
     click.echo(f"  indexed in {indexed:.1f} s; {found.queries_per_second:.1f} queries/s, one at a time")
     for name, stage in found.stages.items():
         click.echo(f"  {name:<18} p50 {stage.p50:8.2f} ms   p95 {stage.p95:8.2f} ms")

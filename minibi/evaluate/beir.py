@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import FormatError
-from .lines import lines_of, objects_of
+from ..text.lines import lines_of, objects_of
 
 Folder = str | os.PathLike[str]
 RELEVANCE = re.compile(r"[+-]?[0-9]{1,9}(\.0*)?", re.ASCII)  # some exports write 1.0
@@ -109,8 +109,9 @@ def read_qrels(path: Folder) -> dict[str, dict[str, int]]:
 
 def _records(path: Path) -> Iterator[tuple[str, str, str]]:
     """(id, title or "", text) of every line of a JSONL file."""
-    seen: dict[str, str] = {}
-    for where, record in objects_of(path, '{"_id": "1", "text": "…"}'):
+    seen: dict[str, int] = {}
+    for number, record in objects_of(path, '{"_id": "1", "text": "…"}'):
+        where = f"{path}:{number}"
         key, title, text = record.get("_id"), record.get("title"), record.get("text")
         if type(key) is int:
             key = str(key)
@@ -120,9 +121,8 @@ def _records(path: Path) -> Iterator[tuple[str, str, str]]:
             raise FormatError(f'{where}: "text" must be a string')
         if not isinstance(title, str | None):
             raise FormatError(f'{where}: "title" must be a string')
-        if seen.setdefault(key, where) != where:
-            line = seen[key].rpartition(":")[2]
-            raise FormatError(f"{where}: id {key!r} is already that of line {line}: ids must be unique")
+        if seen.setdefault(key, number) != number:
+            raise FormatError(f"{where}: id {key!r} is already that of line {seen[key]}: ids must be unique")
         yield key, title or "", text
 
 

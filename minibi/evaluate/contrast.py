@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FormatError, InputError
 from ..shapes import unit_rows
-from .lines import lines_of, objects_of
+from ..text.lines import lines_of, objects_of
 
 Scorer = Callable[[list[str], list[str]], ArrayLike]  # N questions, N passages -> N scores, larger is better
 
@@ -154,7 +154,8 @@ def read_condaqa(path: str | os.PathLike[str]) -> list[Contrast]:
     passage. Raises FormatError.
     """
     groups: dict[tuple[str, str], dict[str, list[tuple[int, str]]]] = defaultdict(lambda: {"YES": [], "NO": []})
-    for where, record in objects_of(path, '{"question": "…", "passage": "…", "label": "YES", …}'):
+    for number, record in objects_of(path, '{"question": "…", "passage": "…", "label": "YES", …}'):
+        where = f"{path}:{number}"
         if "sentence1" in record:
             question, passage, edit = (record.get(k) for k in ("sentence2", "sentence1", "PassageEditID"))
             group = f"{record.get('PassageID')}-{record.get('QuestionID')}"
@@ -203,7 +204,8 @@ def read_nevir(path: str | os.PathLike[str]) -> list[Contrast]:
 def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
     name = path.name.removesuffix(".gz")
     if not name.endswith((".csv", ".tsv")):
-        yield from objects_of(path, '{"q1": "…", "q2": "…", "doc1": "…", "doc2": "…"}')
+        for number, record in objects_of(path, '{"q1": "…", "q2": "…", "doc1": "…", "doc2": "…"}'):
+            yield f"{path}:{number}", record
         return
     text = (f"{line}\n" for _, line in lines_of(path))
     reader = csv.DictReader(text, delimiter="\t" if name.endswith(".tsv") else ",")

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import InputError
 from .beir import Dataset
-from .metrics import DEFAULT_METRICS, Result, Run, evaluate
+from .metrics import DEFAULT_METRICS, Result, Run, evaluate, parse_metric
 from .ranking import as_ranking
 
 Search = Callable[[str, int], Any]
@@ -80,6 +80,8 @@ def measure(
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise InputError(f"k must be a whole number of at least 1, not {k!r}")
+    for metric in metrics:
+        parse_metric(metric)  # complains now rather than after the last query
     if not dataset.queries:
         raise InputError("the data set holds no query: there is nothing to measure")
     for text in list(dataset.queries.values())[: max(0, warmup)]:

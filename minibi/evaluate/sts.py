@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import FormatError, InputError
 from ..shapes import Floats, unit_rows
-from .lines import objects_of
+from ..text.lines import objects_of
 
 NAMES = (("a", "b", "score"), ("sentence1", "sentence2", "score"), ("sentence1", "sentence2", "label"))
 
@@ -42,7 +42,8 @@ def read_sts(path: str | os.PathLike[str]) -> ScoredPairs:
     FormatError for a line without them, a text that is no string, a score that is no finite number, and an empty file.
     """
     pairs = ScoredPairs([], [], [])
-    for where, record in objects_of(path, '{"a": "…", "b": "…", "score": 2.5}'):
+    for number, record in objects_of(path, '{"a": "…", "b": "…", "score": 2.5}'):
+        where = f"{path}:{number}"
         names = next((n for n in NAMES if record.keys() >= set(n)), None)
         if names is None:
             raise FormatError(f"{where}: expected the fields a, b, score, or sentence1, sentence2, score (or label)")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ..errors import FormatError, InputError
 from ..store.files import replace_file
+from ..text.lines import lines_of
 from .beir import Folder
-from .lines import lines_of
 from .metrics import Qrels, Run, rank_hits
 
 
@@ -80,9 +80,9 @@ def write_qrels(path: Folder, qrels: Qrels) -> None:
 
 def _check_ids(ids: Iterable[str], what: str) -> None:
     for id in ids:
-        if not isinstance(id, str) or id.split() != [id] or id.startswith("\ufeff"):
+        if not isinstance(id, str) or id.split() != [id] or id.startswith("\ufeff") or "\0" in id:
             raise InputError(
-                f"{what} {id!r} cannot stand in a TREC file: use strings that are not empty, without blanks"
+                f"{what} {id!r} cannot stand in a TREC file: use strings that are not empty, without blanks or NUL"
             )
 
 

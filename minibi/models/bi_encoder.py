@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..arguments import whole
 from ..errors import InputError, ModelError
 from ..shapes import Floats, as_vectors, unit_rows
 from ..store.tensors import read_weights, weight_files
@@ -26,7 +27,7 @@ from . import bert
 from .locate import locate, read_json
 from .modules import read_modules
 from .precision import Precision, quantize_embeddings
-from .prompts import DOCUMENT_NAMES, QUERY_NAMES, choose, first_of, read_prompts
+from .prompts import DOCUMENT_NAMES, QUERY_NAMES, as_prompts, choose, first_of, read_prompts
 from .running import Runner, interpreter, run_batches
 
 
@@ -76,7 +77,7 @@ class BiEncoder:
         bert.check_vocabulary(self.tokenizer, self.config, self.folder)
         _check_case(self.tokenizer, self.modules.transformer)
         raw = read_json(self.folder / "config_sentence_transformers.json", {})
-        self.prompts = dict(prompts) if prompts is not None else read_prompts(raw, name)
+        self.prompts = read_prompts(raw, name) if prompts is None else as_prompts(prompts)
         default = raw.get("default_prompt_name") if prompts is None else None  # the model's own goes with its prompts
         self.default_prompt_name = default_prompt_name or default
         choose(self.prompts, self.default_prompt_name, None, None)  # complains now rather than at every text
@@ -300,8 +301,8 @@ class BiEncoder:
             )
 
     def _check_width(self, width: int | None) -> None:
-        if width is not None and not 1 <= width <= self.modules.dim:
-            raise InputError(f"truncate_dim must be between 1 and {self.modules.dim}, not {width}")
+        if width is not None:
+            whole("truncate_dim", width, 1, self.modules.dim)
 
 
 _MIXED_CASE = "The Quick BROWN Fox, Ünder ÉTÉ"

@@ -96,7 +96,7 @@ class CrossEncoder:
         single = len(listed) == 2 and all(isinstance(side, str) for side in listed)
         if single:
             listed = [tuple(listed)]
-        if isinstance(activation, str) and activation not in _ACTIVATIONS:
+        if activation not in _ACTIVATIONS if isinstance(activation, str) else not callable(activation):
             raise InputError(f"activation {activation!r} is not 'logits', 'sigmoid' or a function")
         if truncation == "chunk":
             raise InputError("pairs cannot be read in chunks: use truncation 'warn', 'silent' or 'raise'")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import string
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,11 @@ class LateSettings:
     def with_options(self, where: Path, **options: Any) -> LateSettings:
         """A copy with the options that are not None. Raises ModelError for values that make no sense."""
         changes = {name: value for name, value in options.items() if value is not None}
+        words = changes.get("skiplist_words", ())
+        if isinstance(words, str) or not isinstance(words, Iterable):
+            raise ModelError(f"{where}: skiplist_words must be a list of words, not {words!r:.60}")
         if "skiplist_words" in changes:
-            changes["skiplist_words"] = tuple(changes["skiplist_words"])
+            changes["skiplist_words"] = tuple(words)
         settings = replace(self, **changes)
         for name in ("query_length", "document_length"):
             value = getattr(settings, name)

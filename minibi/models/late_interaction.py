@@ -73,7 +73,7 @@ class LateInteraction:
         if found.plain:
             limit = min(tokenizer.max_length or limit, limit)
         for asked in (query_length, document_length):
-            if asked is not None and asked > self.config.positions:
+            if isinstance(asked, int) and asked > self.config.positions:
                 raise ModelError(f"a length of {asked} exceeds the model's {self.config.positions} positions")
         self.settings = found.settings.with_options(
             self.folder,

@@ -21,13 +21,15 @@ def locate(name: str | Path) -> Path:
     is bundled. Another `owner/name` is fetched by huggingface_hub, from its local cache if it is there. Nothing else
     ever touches the network. Raises ModelError.
     """
-    path = Path(name).expanduser()
-    if str(name) and path.is_dir():
+    if not isinstance(name, (str, os.PathLike)):
+        raise ModelError(f"a model is named by a string or a path, not by {name!r:.60}")
+    path = Path(os.path.expanduser(name))
+    if str(name) and os.path.isdir(path):  # False for what can be no name of a file, too
         return path
     text = str(name)
     bundled = weights_folder()
     short = text.removeprefix("sentence-transformers/")
-    if bundled and re.fullmatch(r"[\w.-]+", short) and (bundled / short / "config.json").is_file():
+    if bundled and re.fullmatch(r"[\w.-]+", short) and os.path.isfile(bundled / short / "config.json"):
         return bundled / short
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith((".", "~", os.sep)):
         return _download(text)

@@ -30,6 +30,8 @@ def known_prompts(name: str | Path) -> dict[str, str]:
 def choose(prompts: Mapping[str, str], default: str | None, name: str | None, prompt: str | None) -> str:
     """The prompt to put before a text: `prompt` itself, else the one called `name`, else the default one, else none."""
     if prompt is not None:
+        if not isinstance(prompt, str):
+            raise InputError(f"prompt must be a string, not {type(prompt).__name__}")
         return prompt
     wanted = name if name is not None else default
     if wanted is None:
@@ -37,6 +39,13 @@ def choose(prompts: Mapping[str, str], default: str | None, name: str | None, pr
     if wanted not in prompts:
         raise InputError(f"no prompt is called {wanted!r}: this model has {sorted(prompts)}")
     return prompts[wanted]
+
+
+def as_prompts(prompts: Mapping[str, str]) -> dict[str, str]:
+    """A user's own prompts. Raises InputError unless they map names to strings."""
+    if not isinstance(prompts, Mapping) or not all(isinstance(x, str) for pair in prompts.items() for x in pair):
+        raise InputError(f'prompts must map names to strings, such as {{"query": "query: "}}, not {prompts!r:.60}')
+    return dict(prompts)
 
 
 def first_of(prompts: Mapping[str, str], names: tuple[str, ...]) -> str | None:

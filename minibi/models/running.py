@@ -82,8 +82,8 @@ def run_batches(
     progress: told the tokens of each batch when it is done. into: an array for the results, instead of a list.
     """
     for name, value in (("batch_size", batch_size), ("token_budget", token_budget)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
+        if value is not None:
+            whole(name, value, 1)
     threads = thread_count(threads)
     lengths = [len(i) for i in ids]
     results: list[Any] | NDArray[Any] = [None] * len(ids) if into is None else into

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,9 +31,15 @@ def encode_stream(
 
 def _supply(texts: Iterable[str]) -> Iterator[str]:
     """Raises InputError for what is not many texts."""
-    if isinstance(texts, str) or not isinstance(texts, Iterable):
+    if isinstance(texts, (str, bytes, set, frozenset)) or not isinstance(texts, Iterable):
         raise InputError(f"expected many texts, not one {type(texts).__name__}: pass a list or an iterator of strings")
-    return iter(texts)
+    return map(_text, count(), texts)
+
+
+def _text(number: int, text: Any) -> str:
+    if not isinstance(text, str):
+        raise InputError(f"text number {number} is {type(text).__name__}, not str: pass strings only")
+    return text
 
 
 def encode_to_file(
@@ -66,12 +72,12 @@ def encode_to_file(
         with tqdm(total=total, desc="encoding", unit="text", disable=None if show_progress_bar else True) as bar:
             began = time.perf_counter()
 
-            def count(read: int) -> None:
+            def tell(read: int) -> None:
                 nonlocal tokens
                 tokens += read
                 bar.set_postfix_str(f"{tokens / (time.perf_counter() - began):,.0f} tokens/s")
 
-            for vectors in encode_stream(model, supply, progress=count, **options):
+            for vectors in encode_stream(model, supply, progress=tell, **options):
                 file.write(np.ascontiguousarray(vectors).data)
                 written += len(vectors)
                 bar.update(len(vectors))

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import whole
 from ..errors import InputError
 from ..evaluate.metrics import UNJUDGED, Qrels, Run, parse_metric
 from ..evaluate.ranking import Id, as_ranking
@@ -262,8 +263,11 @@ def tune(
         raise InputError("tuning needs two runs at least, by name: {'dense': run, 'bm25': run}")
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise InputError(f"steps must be a whole number of at least 1, not {steps!r}")
-    if not 0 <= held_out < 1:
+    if isinstance(held_out, bool) or not isinstance(held_out, (int, float)) or not 0 <= held_out < 1:
         raise InputError(f"held_out must be a share of the queries from 0 to below 1, not {held_out!r}")
+    if not isinstance(qrels, Mapping):
+        raise InputError(f"qrels must map each query to its judged documents, not be a {type(qrels).__name__}")
+    whole("seed", seed, 0)
     queries = sorted(qrels)
     kept_back = set(np.random.default_rng(seed).permutation(len(queries))[: round(held_out * len(queries))].tolist())
     seen = [query for i, query in enumerate(queries) if i not in kept_back]

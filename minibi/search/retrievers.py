@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ..arguments import whole
 from ..errors import InputError
 from ..index.contract import Index
 from ..index.flat import FlatIndex
@@ -95,6 +96,7 @@ class Retriever:
         unknown = [name for name in options if name not in OPTIONS]
         if unknown:
             raise InputError(f"a search takes the options {list(OPTIONS)}, not {unknown[0]!r}")
+        k = min(whole("k", k, 1), max(1, len(self.index)))  # an index makes room for k, however few it holds
         known = {name: value for name, value in options.items() if name in self.takes}
         seconds: dict[str, float] = {}
         asked = self._timed(seconds, "encode", lambda: self._ask(query))

@@ -7,7 +7,7 @@ Equal scores go by smaller position, so a result depends on the vectors alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,8 @@ def paraphrase_mining(
 
     model: anything with `encode(sentences, show_progress_bar=…, batch_size=…, **options)`.
     """
+    if isinstance(sentences, str) or not isinstance(sentences, Iterable):
+        raise InputError(f"sentences must be a list of strings, not {type(sentences).__name__}")
     embeddings = model.encode(list(sentences), show_progress_bar=show_progress_bar, batch_size=batch_size, **options)
     chunks = {"query_chunk_size": query_chunk_size, "corpus_chunk_size": corpus_chunk_size}
     return paraphrase_mining_embeddings(

@@ -74,7 +74,7 @@ class Windowed(Retriever):
         if self.tokenizer is None:
             raise InputError("windows are counted in tokens: pass tokenizer=model.tokenizer")
         longest = None if model is None else model.tokenizer.max_length
-        self.size = whole("size", size or longest or self.tokenizer.max_length, 16, longest)
+        self.size = whole("size", longest or self.tokenizer.max_length if size is None else size, 16, longest)
         self.overlap = whole("overlap", overlap, 0)
         self.retriever, self.index, self.name, self.takes = retriever, retriever.index, retriever.name, retriever.takes
         self.aggregate = aggregate

@@ -1,12 +1,13 @@
 """Writing files so that a crash at any moment leaves the old file or the new one, never a mixture.
 
-Write to a temporary name in the same folder, fsync, rename over the old name, fsync the folder. `locked` keeps others
-out of a folder meanwhile.
+Write to a temporary name in the same folder, fsync, rename over the old name, fsync the folder. What a killed process
+left half-written is taken away by the next one that writes there. `locked` keeps others out of a folder meanwhile.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import tempfile
 import threading
@@ -21,9 +22,15 @@ _mine = threading.local()  # .folders: those that this thread holds
 
 
 def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Calls `write(file)` and puts the result in the place of `path`, durably. On any error `path` is as it was."""
+    """Calls `write(file)` and puts the result in the place of `path`, durably. On any error `path` is as it was.
+
+    Raises InputError, before anything is written, for a folder.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    _sweep(path)
+    handle, temporary = _temporary(path)
     try:
         with os.fdopen(handle, "wb") as file:
             os.chmod(temporary, _mode(path))
@@ -36,6 +43,36 @@ def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.unlink(temporary)
         raise
     sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> tuple[int, str]:
+    """A new file beside `path`, locked for as long as it is open, so that nobody takes it for a dead writer's."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        if _lock(handle) is not False and os.path.exists(name):  # else a sweep was faster
+            return handle, name
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Removes the temporary files of writers of `path` that are no more."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError), open(left, "rb") as file:
+            if _lock(file.fileno()):
+                left.unlink()
+
+
+def _lock(handle: int) -> bool | None:
+    """Whether an open file is now locked for this process; None where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return None
+    return True
 
 
 def _mode(path: Path) -> int:
@@ -65,26 +102,16 @@ def locked(folder: Path, otherwise: str) -> Iterator[None]:
     The system lets go of the lock when the process ends, however it ends. Raises InputError if somebody else holds it:
     wait, or do `otherwise`. Where there are no such locks (Windows, some network drives) nobody is kept out.
     """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
     folder.mkdir(parents=True, exist_ok=True)
     held, key = _mine.__dict__.setdefault("folders", set()), folder.resolve()
     if key in held:
         yield
         return
     with open(folder / LOCK, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if _lock(file.fileno()) is False:
             file.seek(0)
             owner = file.read().strip() or "another process"
-            fix = f"wait for its end, or {otherwise}"
-            raise InputError(f"{folder} is in use by {owner}: {fix}") from None
-        except OSError:  # no locks here
-            pass
+            raise InputError(f"{folder} is in use by {owner}: wait for its end, or {otherwise}")
         file.truncate(0)
         file.write(f"process {os.getpid()}")
         file.flush()

@@ -8,22 +8,20 @@ refused by file and line; only what holds no words is passed over.
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import json
 import os
 import re
-import zlib
 from codecs import getincrementaldecoder
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import FormatError, InputError
+from .lines import decoded, objects_of, open_bytes, reading
 from .sections import sections
 
 KINDS = {".txt": "plain", ".text": "plain", ".md": "markdown", ".markdown": "markdown", ".rst": "rst"}
@@ -32,6 +30,7 @@ TEXT_NAMES = "text contents content page_content body passage passage_text parag
 TEXT_NAMES += " context segment description summary"
 TITLE_NAMES = "title name heading headline subject question"
 ID_NAMES = "_id id doc_id docid document_id docno pid passage_id key uuid url"
+EXAMPLE = '{"_id": "1", "title": "…", "text": "…"}'
 HEAD = 100  # rows looked at before the columns are chosen
 
 
@@ -125,64 +124,13 @@ def _suffixes() -> str:
 
 
 def _is_text(path: Path) -> bool:
-    with _reading(path), _open(path) as f:
+    with reading(path), open_bytes(path) as f:
         head = f.read(1 << 16)
     try:
         getincrementaldecoder("utf-8")().decode(head)  # incremental: the last character may be cut
     except UnicodeDecodeError:
         return False
     return b"\0" not in head
-
-
-# --- bytes to lines --------------------------------------------------------------------------------------------------
-
-
-def _open(path: Path) -> BinaryIO:
-    packed = path.name.lower().endswith(".gz")
-    return gzip.open(path, "rb") if packed else open(path, "rb")  # type: ignore[return-value]
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """What can go wrong with a file's bytes, said in the project's own errors."""
-    try:
-        yield
-    except UnicodeDecodeError:
-        raise FormatError(_not_utf8(path)) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as e:
-        raise FormatError(f"{path} is not a whole gzip file ({e}): copy or compress it again") from None
-    except OSError as e:
-        raise InputError(f"cannot read {path}: {e.strerror or e}") from None
-
-
-def _not_utf8(path: Path) -> str:
-    """Why the file is not UTF-8 and where: the first bad byte, found by reading again in pieces of a megabyte."""
-    decoder, read, line = getincrementaldecoder("utf-8")(), 0, 1
-    with _open(path) as f:
-        for piece in chain(iter(lambda: f.read(1 << 20), b""), [b""]):
-            if read == 0 and piece[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                return f"{path} is UTF-16, not UTF-8: convert it, for example with iconv -f UTF-16 -t UTF-8"
-            if b"\0" in piece:
-                break
-            read += len(piece)
-            try:
-                decoder.decode(piece, final=not piece)
-            except UnicodeDecodeError as e:
-                at = read - len(e.object) + e.start  # e.object may begin with bytes kept from the piece before
-                line += e.object[: e.start].count(b"\n")
-                bad = f"{path}:{line}: byte {at} (0x{e.object[e.start]:02x}) is not UTF-8"
-                return f"{bad}: convert the file, for example with iconv -f LATIN1 -t UTF-8"
-            line += piece.count(b"\n")
-    return f"{path} is a binary file, not text"
-
-
-def _lines(path: Path, newline: str) -> Iterator[str]:
-    """Decoded lines with their line ends; `newline` as in open()."""
-    with _open(path) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline=newline) as f:
-        for n, line in enumerate(f, 1):
-            if "\0" in line:
-                raise FormatError(f"{path}:{n}: holds a NUL character: this is a binary file or UTF-16, not UTF-8 text")
-            yield line
 
 
 # --- documents -------------------------------------------------------------------------------------------------------
@@ -208,11 +156,12 @@ def read_documents(
     """
     path = Path(path)
     kind = kind_of(path)
-    with _reading(path):
+    with reading(path):
         if kind in ("json", "csv"):
-            yield from _row_documents(path, _json_rows if kind == "json" else _csv_rows, text, title, id)
+            read = partial(objects_of, example=EXAMPLE) if kind == "json" else _csv_rows
+            yield from _row_documents(path, read, text, title, id)
         else:
-            whole = "".join(_lines(path, ""))
+            whole = "".join(decoded(path, ""))
             for s in sections(whole, kind, Path(_bare(path)).stem):
                 yield Document(s.key, s.title, whole[s.start : s.end], s.start, s.line)
 
@@ -299,25 +248,9 @@ def _string(value: Any, where: str, column: str | None) -> str:
     raise FormatError(f"{where}: {column!r} holds an object, not a string: name another column")
 
 
-def _json_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    for n, line in enumerate(_lines(path, "\n"), 1):
-        if line.isspace():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            raise FormatError(f"{path}:{n}: not valid JSON ({getattr(e, 'msg', e)}): {_ONE_PER_LINE}") from None
-        if not isinstance(row, dict):
-            raise FormatError(f"{path}:{n}: not a JSON object but {type(row).__name__}: {_ONE_PER_LINE}")
-        yield n, row
-
-
-_ONE_PER_LINE = 'each line must be one object such as {"_id": "1", "title": "…", "text": "…"}'
-
-
 def _csv_rows(path: Path) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(2**31 - 1)  # the largest that every platform takes; the default cuts off at 128 KB
-    lines = _lines(path, "")
+    lines = decoded(path, "")
     blank, first = next(((n, line) for n, line in enumerate(lines) if not line.isspace()), (0, ""))
     if not first:
         return

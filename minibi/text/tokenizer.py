@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import whole
 from ..errors import InputError, ModelError
 
 Tokens = NDArray[np.int32]
@@ -51,6 +52,8 @@ class Tokenizer:
         self._backend.no_truncation()
         self._backend.no_padding()
         self.max_length = _configured_length(folder) if max_length is None else max_length
+        if max_length is not None:
+            whole("max_length", max_length)
         if self.max_length is not None and self.max_length <= max(self.specials, self.pair_specials):
             raise ModelError(f"max_length {self.max_length} leaves no room for text beside the special tokens")
 
@@ -177,7 +180,7 @@ class Tokenizer:
 
     def _report(self, long: list[int], truncation: Truncation) -> None:
         if truncation not in ("warn", "raise", "silent"):
-            raise InputError(f"truncation {truncation!r} is not 'warn', 'raise' or 'silent'")
+            raise InputError(f"truncation {truncation!r} is not 'warn', 'raise', 'silent' or 'chunk'")
         if not long or truncation == "silent":
             return
         some = f"{len(long)} of the texts (first: number {long[0]}) exceed {self.max_length} tokens"
@@ -221,6 +224,8 @@ def as_texts(texts: str | Sequence[str]) -> list[str]:
     if isinstance(texts, str):
         return [texts]
     try:
+        if isinstance(texts, (bytes, set, frozenset)):  # numbers; no order
+            raise TypeError
         found = list(texts)
     except TypeError:
         raise InputError(f"expected a string or a list of strings, not {type(texts).__name__}") from None

@@ -15,10 +15,7 @@ Only a negative that is also a positive is passed over: real collections have so
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -30,6 +27,7 @@ import numpy as np
 from ..errors import FormatError, InputError
 from ..hashing import mixed
 from ..shapes import Ints
+from ..text.lines import objects_of
 
 NAMES = {
     "query": ("query", "anchor", "question", "sentence1", "a"),
@@ -82,7 +80,7 @@ def read_examples(
     names = NAMES | {role: (name,) for role, name in (columns or {}).items()}
     examples: list[Example] = []
     first = 0
-    for number, row in _rows(path):
+    for number, row in objects_of(path, _EXAMPLE):
         where = f"{path}:{number}"
         for example in _examples(row, names, where):
             if examples and (example.scores is None) != (examples[0].scores is None):
@@ -96,30 +94,6 @@ def read_examples(
 
 
 _EXAMPLE = '{"query": "…", "positive": "…"}'
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of every line that is not blank."""
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else open(path, "rb") as file:
-            for number, raw in enumerate(file, 1):
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                if not line or line.isspace():
-                    continue
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as e:
-                    raise FormatError(f"{path}:{number}: not JSON ({getattr(e, 'msg', e)})") from None
-                if not isinstance(row, dict):
-                    raise FormatError(f"{path}:{number}: not an object such as {_EXAMPLE}, but {type(row).__name__}")
-                yield number, row
-    except UnicodeDecodeError:
-        raise FormatError(f"{path}:{number}: not UTF-8: convert the file") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as e:
-        raise FormatError(f"{path} is not a whole gzip file ({e}): copy or compress it again") from None
-    except OSError as e:
-        raise InputError(f"cannot read {path}: {e.strerror or e}") from None
 
 
 def _examples(row: dict[str, Any], names: Mapping[str, tuple[str, ...]], where: str) -> list[Example]:

@@ -67,12 +67,13 @@ def plot_log(
     out: str | Path,
     *,
     metrics: Sequence[str] = (),
-    smooth: float = 0.98,
+    smooth: float | None = None,
 ) -> None:
     """Draws the loss by step, and below it each of `metrics`, into a picture file (.png, .svg, .pdf).
 
     logs: one file, or name -> file to lay several runs over each other. smooth: weight of the past in the running mean
-    that is drawn above the single losses. Needs matplotlib. Raises InputError, FormatError.
+    that is drawn above the single losses, by default such that it looks back on a tenth of the run and at most on 50
+    steps. Needs matplotlib. Raises InputError, FormatError.
     """
     try:
         from matplotlib.figure import Figure
@@ -88,7 +89,8 @@ def plot_log(
     for i, (name, table) in enumerate(tables.items()):
         colour = f"C{i % 10}"
         axes[0].plot(table["step"], table["loss"], color=colour, alpha=0.25, linewidth=0.8)
-        axes[0].plot(table["step"], running_mean(table["loss"], smooth), color=colour, label=name or None)
+        past = max(0.0, min(0.98, 1 - 10 / max(1, len(table["loss"])))) if smooth is None else smooth
+        axes[0].plot(table["step"], running_mean(table["loss"], past), color=colour, label=name or None)
         for axis, metric in zip(axes[1:], metrics, strict=True):
             seen = [(s, v) for s, v in zip(table["step"], table[metric], strict=True) if not math.isnan(v)]
             axis.plot([s for s, _ in seen], [v for _, v in seen], color=colour, marker=".", label=name or None)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..arguments import whole
 from ..errors import InputError
 from ..store.files import replace_file
 from .data import Example, shuffled
@@ -72,7 +73,8 @@ def mine_hard_negatives(
 
     corpus[id] is the text of an id that `search` returns; larger scores are better, id -1 is none. Candidates are what
     search finds among the best range_max, less the query's positives, the query itself and repeated texts.
-    cross_encoder: scores candidates and positives anew, before all that follows. Then these candidates are refused:
+    cross_encoder: a CrossEncoder, or a function of pairs, which scores candidates and positives anew, before all that
+    follows. Then these candidates are refused:
 
         absolute_margin   score > p - absolute_margin         p the least score among the query's positives
         relative_margin   score > p - |p| relative_margin
@@ -87,7 +89,18 @@ def mine_hard_negatives(
     "labeled-pair", one row for each document; "labeled-list", one row with all. A query with several positives has
     these rows for each of them. output_scores adds scores, or puts them in the labels' place. Raises InputError.
     """
-    _check(range_min, num_negatives, batch_size, absolute_margin, relative_margin, sampling_strategy, output_format)
+    wholes = {"range_min": (range_min, 0), "num_negatives": (num_negatives, 1), "batch_size": (batch_size, 1)}
+    wholes |= {"seed": (seed, None)} | ({} if range_max is None else {"range_max": (range_max, 1)})
+    margin = {"absolute_margin": absolute_margin, "relative_margin": relative_margin}
+    limits = {"max_score": max_score, "min_score": min_score}
+    _check(wholes, margin | limits, sampling_strategy=sampling_strategy, output_format=output_format)
+    cross_encoder, similarity = _judge("cross_encoder", cross_encoder), _judge("similarity", similarity)
+    if not callable(search):
+        raise InputError(f"search must be a function (texts, k) -> (scores, ids), not {type(search).__name__}")
+    if isinstance(corpus, str) or not isinstance(corpus, (Sequence, np.ndarray)):
+        raise InputError(f"corpus must be the list of texts that search finds, not {type(corpus).__name__}")
+    if not isinstance(pairs, Sequence) or not all(isinstance(pair, Example) for pair in pairs):
+        raise InputError("pairs must be a list of examples, as read_examples returns it")
     positives: dict[str, list[str]] = {}
     for example in pairs:
         known = positives.setdefault(example.query, [])
@@ -115,7 +128,7 @@ def mine_hard_negatives(
     everything = list(positives)
     for first in range(0, len(everything), batch_size):
         queries = everything[first : first + batch_size]
-        found = _candidates(queries, positives, corpus, search, range_max + most)
+        found = _candidates(queries, positives, corpus, search, min(range_max + most, len(corpus)))
         _score_again(found, cross_encoder, similarity)
         for offset, one in enumerate(found):
             p = min(one.positives.values())
@@ -153,7 +166,10 @@ class _Found:
 def _candidates(
     queries: list[str], positives: dict[str, list[str]], corpus: Sequence[str], search: Search, k: int
 ) -> list[_Found]:
-    scores, ids = (np.asarray(x) for x in search(queries, k))
+    answer = search(queries, k)
+    if not isinstance(answer, Sequence) or len(answer) != 2:
+        raise InputError(f"search must return a pair, scores and ids, not {type(answer).__name__}")
+    scores, ids = map(np.asarray, answer)
     if scores.shape != ids.shape or ids.ndim != 2 or len(ids) != len(queries) or ids.dtype.kind not in "iu":
         raise InputError(f"search must return scores and ids [{len(queries)}, k], not {scores.shape} and {ids.shape}")
     if (ids < -1).any() or (ids >= len(corpus)).any():
@@ -235,25 +251,23 @@ def _rows(
     return rows
 
 
-def _check(
-    range_min: int,
-    num_negatives: int,
-    batch_size: int,
-    absolute_margin: float | None,
-    relative_margin: float | None,
-    sampling_strategy: str,
-    output_format: str,
-) -> None:
-    least = {"range_min": (range_min, 0), "num_negatives": (num_negatives, 1), "batch_size": (batch_size, 1)}
-    for name, (value, low) in least.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise InputError(f"{name} must be a whole number of at least {low}, not {value!r}")
-    for name, margin in (("absolute_margin", absolute_margin), ("relative_margin", relative_margin)):
-        if margin is not None and not 0 <= margin < np.inf:
-            raise InputError(f"{name} must be a number of at least 0, not {margin!r}")
-    for name, value, known in (
-        ("sampling_strategy", sampling_strategy, STRATEGIES),
-        ("output_format", output_format, FORMATS),
-    ):
-        if value not in known:
-            raise InputError(f"{name} {value!r} is not one of {list(known)}")
+def _check(wholes: dict[str, tuple[Any, int | None]], numbers: dict[str, float | None], **choices: Any) -> None:
+    """wholes: name -> (value, the least it may be); numbers: margins, which are not negative, and limits."""
+    for name, (value, least) in wholes.items():
+        whole(name, value, least)
+    for name, value in numbers.items():
+        least = 0 if name.endswith("margin") else -np.inf
+        number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+        if value is not None and not (number and least <= value < np.inf):
+            raise InputError(f"{name} must be a number{' of at least 0' if least == 0 else ''}, not {value!r}")
+    for name, known in (("sampling_strategy", STRATEGIES), ("output_format", FORMATS)):
+        if choices[name] not in known:
+            raise InputError(f"{name} {choices[name]!r} is not one of {list(known)}")
+
+
+def _judge(name: str, judge: Any) -> Judge | None:
+    """A function of pairs, made of one that has `predict` as a CrossEncoder has. Raises InputError."""
+    asked = getattr(judge, "predict", judge)
+    if judge is not None and not callable(asked):
+        raise InputError(f"{name} must be a CrossEncoder or a function of pairs, not {type(judge).__name__}")
+    return asked

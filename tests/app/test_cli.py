@@ -493,3 +493,11 @@ def test_eval_refuses_in_one_line(run, beir, tiny, change):
     split = ["--split", "dev"] if change == "no split" else []
     code, out, err = run("eval", "nowhere" if change == "no folder" else beir, "--model", tiny, "--json", *split)
     assert code == 1 and out == "" and one_line(err)
+
+
+def test_eval_complains_of_a_metric_before_the_work_and_of_a_run_after_the_figures(run, beir, tiny):
+    code, out, err = run("eval", beir, "--model", "no such model", "--metric", "ndgc@10")
+    assert code == 1 and out == "" and "unknown metric 'ndgc@10'" in one_line(err)
+    (beir / "file").write_text("")
+    code, out, err = run("eval", beir, "--model", tiny, "--run-out", beir / "file" / "run.txt", "--json")
+    assert code == 1 and json.loads(out)["metrics"] and "cannot use" in one_line(err) and "Errno" not in err

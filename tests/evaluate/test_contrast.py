@@ -198,7 +198,7 @@ def test_nevir(tmp_path):
         (read_condaqa, "x.jsonl", json.dumps(row("YES", 4, "p")), "the edit must be"),
         (read_condaqa, "x.jsonl", json.dumps(row("YES", 0, "")), "1: passage must be a string"),
         (read_condaqa, "x.jsonl", json.dumps(row(True, 0, "p")), "label must be a string"),
-        (read_condaqa, "x.jsonl", "[1]", "expected an object"),
+        (read_condaqa, "x.jsonl", "[1]", "not a JSON object"),
         (read_nevir, "x.jsonl", "", "holds no contrast"),
         (read_nevir, "x.jsonl", '{"q1": "a", "q2": "b", "doc1": "c"}', "the columns q1, q2, doc1 and doc2"),
         (read_nevir, "x.csv", "q1,q2,doc1,doc2\na,b,c\n", "row 1: expected texts"),

@@ -115,3 +115,8 @@ def test_the_order_of_the_hits_changes_nothing(hits, rng):
 def test_what_is_no_ranking(found, says):
     with pytest.raises(InputError, match=says):
         as_ranking(found, "dense")
+
+
+def test_an_unknown_metric_is_refused_before_a_query_is_asked():
+    with pytest.raises(InputError, match="unknown metric"):
+        measure(DATA, lambda text, k: pytest.fail("asked"), metrics=["mrr@10", "ndgc"])

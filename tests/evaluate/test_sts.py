@@ -84,8 +84,8 @@ def test_pairs_are_read(tmp_path):
         ('{"a": "x", "b": "y", "score": "1"}', "finite number"),
         ('{"a": "x", "b": "y", "score": true}', "finite number"),
         ('{"a": "x", "b": "y", "score": NaN}', "finite number"),
-        ("[]", "expected an object such as"),
-        ("{", "not a line of JSON"),
+        ("[]", "one object such as"),
+        ("{", "not valid JSON"),
     ],
 )
 def test_pairs_that_cannot_be_read(tmp_path, line, says):

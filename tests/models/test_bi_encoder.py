@@ -55,7 +55,10 @@ def test_any_sequence_of_strings(tiny):
     assert tiny.encode(np.str_("the list")).shape == (36,)
 
 
-@pytest.mark.parametrize("bad", [None, 3, b"bytes", [None], ["a", 1], [["a"]], [b"bytes"], [("a", "b")], np.zeros(3)])
+NO_TEXTS = [None, 3, b"bytes", [None], ["a", 1], [["a"]], [b"bytes"], [("a", "b")], np.zeros(3), {"a"}]
+
+
+@pytest.mark.parametrize("bad", NO_TEXTS)
 def test_what_is_no_text(tiny, bad):
     for encode in (tiny.encode, tiny.encode_query, tiny.encode_document):
         with pytest.raises(InputError, match="string"):
@@ -68,17 +71,35 @@ def test_what_is_no_text(tiny, bad):
         ({"output_value": "sentences"}, "output_value"),
         ({"output_value": None}, "output_value"),
         ({"truncation": "sometimes"}, "truncation"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"token_budget": 0}, "token_budget must be at least 1"),
-        ({"threads": 0}, "threads must be at least 1"),
-        ({"truncate_dim": 0}, "truncate_dim must be between 1 and 36"),
-        ({"truncate_dim": 37}, "truncate_dim must be between 1 and 36"),
+        ({"batch_size": 0}, "batch_size must be a whole number of at least 1"),
+        ({"batch_size": "8"}, "batch_size must be a whole number of at least 1"),
+        ({"token_budget": 0}, "token_budget must be a whole number of at least 1"),
+        ({"threads": 0}, "threads must be a whole number of at least 1"),
+        ({"truncate_dim": 0}, "truncate_dim must be a whole number from 1 to 36"),
+        ({"truncate_dim": 37}, "truncate_dim must be a whole number from 1 to 36"),
+        ({"truncate_dim": 2.0}, "truncate_dim must be a whole number from 1 to 36"),
+        ({"prompt": 3}, "prompt must be a string, not int"),
         ({"prompt_name": "none such"}, "no prompt is called 'none such'"),
     ],
 )
 def test_arguments_that_make_no_sense(tiny, options, message):
     with pytest.raises(InputError, match=message):
         tiny.encode(["a"], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_seq_length": "8"}, "max_length must be a whole number"),
+        ({"max_seq_length": float("nan")}, "max_length must be a whole number"),
+        ({"truncate_dim": "x"}, "truncate_dim must be a whole number from 1 to 36"),
+        ({"prompts": 3}, "prompts must map names to strings"),
+        ({"prompts": {"query": 3}}, "prompts must map names to strings"),
+    ],
+)
+def test_settings_that_make_no_sense(load, golden, options, message):
+    with pytest.raises(InputError, match=message):
+        load(BiEncoder, golden / "tiny-bert", **options)
 
 
 def test_awkward_texts(tiny):

@@ -43,6 +43,7 @@ def test_what_is_no_pair(cross, bad):
     ("options", "message"),
     [
         ({"activation": "softmax"}, "activation 'softmax' is not"),
+        ({"activation": None}, "activation None is not"),
         ({"truncation": "chunk"}, "cannot be read in chunks"),
         ({"truncation": "never"}, "truncation"),
         ({"batch_size": 0}, "batch_size"),

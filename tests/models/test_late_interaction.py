@@ -208,6 +208,9 @@ def test_refused_folders(folder, golden):
     for length, words in ((65, "exceeds"), (0, "at least 4")):
         with pytest.raises(ModelError, match=words):
             LateInteraction(golden / "tiny-colbert", query_length=length)
+    for options in ({"skiplist_words": "ab"}, {"skiplist_words": 3}, {"query_length": "12"}):
+        with pytest.raises(ModelError, match=r"must be a list of words, not|must be a whole number"):
+            LateInteraction(golden / "tiny-colbert", **options)
 
 
 def test_colbert_metadata(folder):

@@ -82,3 +82,9 @@ def test_without_huggingface_hub(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModelError, match="huggingface_hub is not installed"):
         locate("somebody/a-model")
+
+
+@pytest.mark.parametrize("name", [None, 3, b"bytes", "x" * 5000, "a\0b", "\ud800", "~nobody-of-this-name/model"])
+def test_what_can_be_no_name(hub, name):
+    with pytest.raises(ModelError, match=r"a model is named by a string or a path|no model folder"):
+        locate(name)

@@ -88,7 +88,7 @@ def test_no_texts(tiny):
     assert list(encode_stream(tiny, [])) == [] and list(encode_stream(tiny, iter(()))) == []
 
 
-NO_TEXTS = [None, 3, "one text", np.str_("one text")]
+NO_TEXTS = [None, 3, "one text", np.str_("one text"), b"one text", {"one text"}]
 
 
 @pytest.mark.parametrize("bad", NO_TEXTS)
@@ -144,7 +144,7 @@ def test_an_interruption_leaves_what_was_there(tiny, many, tmp_path, error, at):
 
 @pytest.mark.usefixtures("few_at_once")
 def test_a_text_that_is_none_leaves_what_was_there(tiny, many, tmp_path):
-    with pytest.raises(InputError, match="NoneType"):
+    with pytest.raises(InputError, match="text number 37 is NoneType"):
         encode_to_file(tiny, [*many, None], tmp_path / "vectors.npy", truncation="silent")
     assert not list(tmp_path.iterdir())
 
@@ -164,7 +164,7 @@ def test_an_old_file_is_replaced_and_keeps_its_permissions(tiny, many, tmp_path)
         ({"precision": "int4"}, "precision 'int4' is not one of"),
         ({"precision": "binary"}, "multiple of 8 dimensions, not 36"),
         ({"precision": "int8", "ranges": np.ones((1, 36))}, "smallest and the largest"),
-        ({"truncate_dim": 99}, "truncate_dim must be between 1 and 36"),
+        ({"truncate_dim": 99}, "truncate_dim must be a whole number from 1 to 36"),
         ({"prompt_name": "none such"}, "no prompt is called 'none such'"),
         ({"output_value": "token_embeddings"}, "a file holds one vector per text"),
     ],
@@ -173,6 +173,8 @@ def test_options_that_make_no_sense_are_refused_before_anything_is_read(tiny, tm
     supply = Supply(["a"])
     with pytest.raises(InputError, match=message):
         encode_to_file(tiny, supply, tmp_path / "vectors.npy", **options)
+    with pytest.raises(InputError, match="is a folder"):
+        encode_to_file(tiny, supply, tmp_path)
     assert supply.taken == 0 and not list(tmp_path.iterdir())
 
 

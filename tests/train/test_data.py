@@ -75,8 +75,8 @@ def test_columns_and_score_range(tmp_path):
 
 
 BAD = {
-    "not json": ("{", "not JSON"),
-    "a list": ([1], "not an object .* but list"),
+    "not json": ("{", "not valid JSON"),
+    "a list": ([1], "not a JSON object but list"),
     "no query": ({"positive": "p"}, "no query: expected 'query' or 'anchor'"),
     "nothing else": ({"query": "q", "text": "p"}, "no positive, .* it has 'query', 'text'"),
     "a number": ({"query": 7, "positive": "p"}, "'query' must be a text, not int"),
@@ -109,7 +109,7 @@ def test_bad_files(tmp_path):
         read_examples(write(tmp_path / "empty.jsonl", ""))
     bad = tmp_path / "latin.jsonl"
     bad.write_bytes(b'{"query": "q", "positive": "p"}\n{"query": "\xfc", "positive": "p"}\n')
-    with pytest.raises(FormatError, match=r"latin\.jsonl:2: not UTF-8"):
+    with pytest.raises(FormatError, match=r"latin\.jsonl:2: byte .* is not UTF-8"):
         read_examples(bad)
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(gzip.compress(b'{"query": "q", "positive": "p"}\n' * 99)[:-12])

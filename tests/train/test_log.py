@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minibi.errors import FormatError, InputError
+from minibi.train import log as log_module
 from minibi.train.log import COLUMNS, Log, plot_log, read_log, running_mean
 
 
@@ -113,3 +114,16 @@ def test_without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(InputError, match="pip install matplotlib"):
         plot_log(tmp_path / "a.csv", tmp_path / "a.png")
+
+
+def test_the_mean_that_is_drawn_keeps_up_with_a_short_run(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    drawn = []
+    real = log_module.running_mean
+    monkeypatch.setattr(log_module, "running_mean", lambda v, smooth: drawn.append(smooth) or real(v, smooth))
+    header = "step,epoch,loss,learning_rate,gradient_norm,tokens_per_second,seconds\n"
+    for steps in (5, 200, 5000):
+        path = tmp_path / f"{steps}.csv"
+        path.write_text(header + "".join(f"{i},0,{1 / i},0,0,0,0\n" for i in range(1, steps + 1)))
+        plot_log(path, tmp_path / "curve.png")
+    assert drawn == [0.0, pytest.approx(0.95), 0.98]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,6 +195,11 @@ def test_bad_input_is_named(world):
         ({"relative_margin": float("nan")}, "relative_margin"),
         ({"sampling_strategy": "best"}, "'best' is not one of"),
         ({"output_format": "pairs"}, "'pairs' is not one of"),
+        ({"relative_margin": "5 %"}, "relative_margin must be a number of at least 0, not '5 %'"),
+        ({"max_score": float("nan")}, "max_score must be a number, not nan"),
+        ({"range_max": 7.5}, "range_max must be a whole number"),
+        ({"seed": "x"}, "seed must be a whole number"),
+        ({"cross_encoder": 3}, "cross_encoder must be a CrossEncoder or a function of pairs, not int"),
         ({"range_min": 5, "range_max": 6}, "ranks 5 to 6 hold fewer than 3"),
         ({"cross_encoder": lambda pairs: np.zeros(3)}, "cross_encoder must return"),
         ({"similarity": lambda pairs: [np.nan] * len(pairs), "num_negatives": 1}, "similarity must return"),
@@ -207,7 +213,29 @@ def test_bad_input_is_named(world):
     ):
         with pytest.raises(InputError, match=message):
             mine_hard_negatives(pairs, corpus, bad)
+    for wrong, message in (
+        (("q0", corpus, search), "pairs must be a list of examples"),
+        ((pairs, "d0", search), "corpus must be the list of texts"),
+        ((pairs, corpus, None), "search must be a function"),
+        ((pairs, corpus, lambda q, k: 3), "search must return a pair"),
+    ):
+        with pytest.raises(InputError, match=message):
+            mine_hard_negatives(*wrong)
     with pytest.raises(InputError, match="no pairs"):
         mine_hard_negatives([], corpus, search)
     with pytest.raises(InputError, match="'d99' is not in the corpus"):
         mine_hard_negatives([Example("q0", ("d99",))], corpus, search, absolute_margin=0.1)
+
+
+def test_a_cross_encoder_itself_can_judge_and_no_more_is_asked_for_than_there_is(world):
+    pairs, corpus, search, _, judge = world
+    asked = []
+
+    def counted(queries, k):
+        asked.append(k)
+        return search(queries, k)
+
+    options = {"num_negatives": 2, "range_max": 10**9, "output_scores": True}
+    mined = mine_hard_negatives(pairs, corpus, counted, cross_encoder=SimpleNamespace(predict=judge), **options)
+    assert mined.rows == mine_hard_negatives(pairs, corpus, search, cross_encoder=judge, **options).rows
+    assert max(asked) == len(corpus)

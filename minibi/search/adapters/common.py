@@ -19,6 +19,13 @@ def lists(vectors: Any) -> list[Any]:
     return np.asarray(vectors, np.float32).astype(np.float64).tolist()
 
 
+def encoder_of(model: Any) -> Any:
+    """`model` itself. Raises InputError unless it can encode."""
+    if not any(hasattr(model, name) for name in ("encode_query", "encode_document")):
+        raise InputError(f"expected an encoder, such as a BiEncoder, not {model!r:.60}")
+    return model
+
+
 def search_of(source: Any) -> Search:
     """source.search, or `source` itself if it is a function. Raises InputError."""
     search = getattr(source, "search", source)

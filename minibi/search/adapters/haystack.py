@@ -17,7 +17,7 @@ from types import FunctionType
 from typing import Any
 
 from ...index.contract import whole
-from .common import hits_of, lists, metadata_of, search_of
+from .common import encoder_of, hits_of, lists, metadata_of, search_of
 
 
 @dataclass
@@ -35,7 +35,7 @@ class HaystackTextEmbedder:
     """run(text="…") -> {"embedding": […]} from a BiEncoder, with its prompt for queries. options: for its encode."""
 
     def __init__(self, model: Any, **options: Any):
-        self.model, self.options = model, options
+        self.model, self.options = encoder_of(model), options
 
     def warm_up(self) -> None:
         """Compiles and loads what the first text would wait for."""
@@ -57,7 +57,7 @@ class HaystackDocumentEmbedder:
     """
 
     def __init__(self, model: Any, meta_fields_to_embed: list[str] | None = None, **options: Any):
-        self.model, self.meta_fields, self.options = model, list(meta_fields_to_embed or []), options
+        self.model, self.meta_fields, self.options = encoder_of(model), list(meta_fields_to_embed or []), options
 
     def run(self, documents: list[Any]) -> dict[str, Any]:
         texts = []

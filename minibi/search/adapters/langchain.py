@@ -21,7 +21,7 @@ from ...errors import InputError
 from ...index.contract import whole
 from ...index.flat import FlatIndex
 from ...shapes import as_vectors, unit_rows
-from .common import hits_of, lists, metadata_of, search_of
+from .common import encoder_of, hits_of, lists, metadata_of, search_of
 
 
 @dataclass
@@ -37,7 +37,7 @@ class LangChainEmbeddings:
     """Embeddings from a BiEncoder, queries and documents with the model's own prompts. options: for its encode."""
 
     def __init__(self, model: Any, **options: Any):
-        self.model, self.options = model, options
+        self.model, self.options = encoder_of(model), options
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         return lists(self.model.encode_document(list(texts), **self.options))
@@ -83,7 +83,7 @@ class LangChainStore:
     """
 
     def __init__(self, embedding: Any, document: Callable[..., Any] = PlainDocument):
-        self._embedding = LangChainEmbeddings(embedding) if hasattr(embedding, "encode_query") else embedding
+        self._embedding = embedding if hasattr(embedding, "embed_query") else LangChainEmbeddings(embedding)
         self._document = document
         self._lock = threading.RLock()
         self._index: FlatIndex | None = None  # rows under running numbers

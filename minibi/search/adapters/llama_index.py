@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...index.contract import whole
-from .common import hits_of, lists, metadata_of, search_of
+from .common import encoder_of, hits_of, lists, metadata_of, search_of
 
 
 class LlamaIndexEmbedding:
@@ -26,7 +26,7 @@ class LlamaIndexEmbedding:
     def __init__(self, model: Any, options: dict[str, Any] | None = None, **fields: Any):
         super().__init__(**fields)
         # The base class is a pydantic model, which would refuse attributes it does not know.
-        object.__setattr__(self, "_bi_encoder", model)
+        object.__setattr__(self, "_bi_encoder", encoder_of(model))
         object.__setattr__(self, "_options", dict(options or {}))
 
     def _get_query_embedding(self, query: str) -> list[float]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...shapes import Floats
+from .common import encoder_of
 
 
 class MTEBEncoder:
@@ -23,7 +24,7 @@ class MTEBEncoder:
     """
 
     def __init__(self, model: Any, meta: Any = None, **options: Any):
-        self.model, self.options = model, {"truncation": "silent", **options}
+        self.model, self.options = encoder_of(model), {"truncation": "silent", **options}
         name = getattr(model, "name", type(model).__name__)
         fallback = SimpleNamespace(name=f"minibi/{name}", revision=None, similarity_fn_name="cosine")
         self._meta = fallback if meta is None else meta
