@@ -58,6 +58,14 @@ def _is_plain_vector(x: Any, dim: int | None) -> bool:
         return plain and x.flags.c_contiguous and math.isfinite(np.dot(x, x))
 
 
+def plain_rows(x: Any, dim: int) -> Floats | None:
+    """x as rows [n, dim], n > 0, if it is an array of float32 in order already; its numbers are not looked at."""
+    if type(x) is not np.ndarray or x.dtype != np.float32 or not x.flags.c_contiguous:
+        return None
+    rows = x.reshape(1, -1) if x.ndim == 1 else x
+    return rows if rows.ndim == 2 and len(rows) and rows.shape[1] == dim else None
+
+
 def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
     """Zeros that begin at a cache line."""
     size = np.dtype(dtype).itemsize * math.prod(shape)

@@ -21,7 +21,6 @@ from ..shapes import Floats, Ints, as_vectors, unit_rows
 from ..threads import parallel_map
 from .codes import CODES, Codes, codec_for
 from .contract import Index, View
-from .filters import Filter
 from .flat import scan
 from .hnsw_engine import Engine, draw_levels, engine_for
 from .hnsw_repair import Surgery, count_children, find_faults, used_upper
@@ -206,27 +205,11 @@ class HNSWIndex(Index):
 
     # ------------------------------------------------------------------ searching
 
-    def search(
-        self,
-        queries: ArrayLike,
-        k: int = 10,
-        *,
-        ef: int | None = None,
-        nprobe: int | None = None,
-        filter: Filter = None,
-    ) -> tuple[Floats, Ints]:
-        """As of every index. A few float32 queries without a filter go straight to the kernel, which checks them."""
-        view = self._view
-        if filter is None and nprobe is None and type(queries) is np.ndarray and type(k) is int:
-            x = queries.reshape(1, -1) if queries.ndim == 1 else queries
-            usual = x.dtype == np.float32 and x.ndim == 2 and x.shape[1] == self.dim and x.flags.c_contiguous
-            breadth = self.ef if ef is None else ef
-            if usual and 0 < len(x) <= QUERIES_PER_JOB and type(breadth) is int and 0 < k <= view.count - view.gone:
-                engine, entry = self._engine(view), None if self._sampled else view.facts["entry"]
-                found = engine.answer(view, entry, x, max(breadth, k), self._codec, k) if breadth > 0 else None
-                if found is not None:
-                    return found
-        return super().search(queries, k, ef=ef, nprobe=nprobe, filter=filter)
+    def _answer(self, view: View, x: Floats, k: int, ef: int | None, nprobe: int | None) -> tuple[Floats, Ints] | None:
+        if len(x) > QUERIES_PER_JOB:
+            return None
+        entry = None if self._sampled else view.facts["entry"]
+        return self._engine(view).answer(view, entry, x, max(ef or self.ef, k), self._codec, k)
 
     def _search(
         self, view: View, queries: Floats, k: int, mask: NDArray[np.bool_], live: int, **breadth: int

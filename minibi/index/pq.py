@@ -24,7 +24,6 @@ from ..errors import InputError
 from ..shapes import Floats, Ints, aligned, as_vectors, unit_rows
 from .codes import Codes, rotate_back_plain
 from .contract import View, whole
-from .filters import Filter
 from .ivf import QUERIES_PER_JOB, IVFIndex
 from .lists import Learned, Scope, best_plain, multiply
 from .pq_engine import Engine
@@ -163,28 +162,11 @@ class IVFPQIndex(IVFIndex):
 
     # ------------------------------------------------------------------ searching
 
-    def search(
-        self,
-        queries: ArrayLike,
-        k: int = 10,
-        *,
-        ef: int | None = None,
-        nprobe: int | None = None,
-        filter: Filter = None,
-    ) -> tuple[Floats, Ints]:
-        """As of every index. A few float32 queries without a filter go straight to the kernel, which checks them."""
-        view, wide = self._view, self.ef if ef is None else ef
-        if filter is None and type(queries) is np.ndarray and self._compiled(view):
-            x = queries.reshape(1, -1) if queries.ndim == 1 else queries
-            usual = x.dtype == np.float32 and x.ndim == 2 and x.shape[1] == self.dim and x.flags.c_contiguous
-            plain = type(k) is type(wide) is int and (nprobe is None or (type(nprobe) is int and nprobe > 0))
-            live = view.count - view.gone
-            if usual and plain and 0 < len(x) <= QUERIES_PER_JOB and 0 < k <= live and wide > 0:
-                many = self._breadth(view.facts["learned"], nprobe)
-                found = self._engine(view).answer(x, many, min(max(wide, k), live), k)
-                if found is not None:
-                    return found
-        return super().search(queries, k, ef=ef, nprobe=nprobe, filter=filter)
+    def _answer(self, view: View, x: Floats, k: int, ef: int | None, nprobe: int | None) -> tuple[Floats, Ints] | None:
+        if len(x) > QUERIES_PER_JOB or not self._compiled(view):
+            return None
+        wide = min(max(ef or self.ef, k), view.count - view.gone)
+        return self._engine(view).answer(x, self._breadth(view.facts["learned"], nprobe), wide, k)
 
     def _compiled(self, view: View) -> bool:
         """Whether one kernel searches this view."""
