@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FormatError, InputError
-from .lines import decoded, objects_of, open_bytes, reading
+from .lines import decoded, objects_of, open_bytes, while_reading
 from .sections import sections
 
 KINDS = {".txt": "plain", ".text": "plain", ".md": "markdown", ".markdown": "markdown", ".rst": "rst"}
@@ -124,7 +124,7 @@ def _suffixes() -> str:
 
 
 def _is_text(path: Path) -> bool:
-    with reading(path), open_bytes(path) as f:
+    with while_reading(path), open_bytes(path) as f:
         head = f.read(1 << 16)
     try:
         getincrementaldecoder("utf-8")().decode(head)  # incremental: the last character may be cut
@@ -156,7 +156,7 @@ def read_documents(
     """
     path = Path(path)
     kind = kind_of(path)
-    with reading(path):
+    with while_reading(path):
         if kind in ("json", "csv"):
             read = partial(objects_of, example=EXAMPLE) if kind == "json" else _csv_rows
             yield from _row_documents(path, read, text, title, id)

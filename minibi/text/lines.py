@@ -23,7 +23,7 @@ def lines_of(path: str | PathLike[str]) -> Iterator[tuple[int, str]]:
     InputError for a file that cannot be opened, FormatError for one that is no text in UTF-8.
     """
     path = Path(path)
-    with reading(path):
+    with while_reading(path):
         for number, line in enumerate(decoded(path, "\n"), 1):
             if not line.isspace():
                 yield number, line.rstrip("\r\n")
@@ -50,7 +50,7 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def while_reading(path: Path) -> Iterator[None]:
     """What can go wrong with a file's bytes, said in the project's own errors."""
     try:
         yield
