@@ -1,8 +1,9 @@
-"""Checks of what callers hand to an index."""
+"""Checks of what callers hand in: numbers, ids, and the names of files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,15 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
     if (least is not None and value < least) or (most is not None and value > most):
         raise InputError(f"{name} must be a whole number{bounds}, not {value}")
     return int(value)
+
+
+def as_path(path: Any) -> Path:
+    """The path of a file or folder. Raises InputError for what is no string and no path."""
+    try:
+        return Path(path)
+    except TypeError:
+        kind = "None" if path is None else f"{type(path).__name__} {path!r:.60}"
+        raise InputError(f"a file or folder is named by a string or a pathlib.Path, not by {kind}: pass one") from None
 
 
 def as_ids(ids: ArrayLike | Sequence[int], name: str = "ids", ndim: int = 1) -> Any:

@@ -25,7 +25,12 @@ AGGREGATES = ("max", "mean3")
 )
 @click.option("--depth", default=100, show_default=True, type=click.IntRange(1), help="Candidates of each retriever.")
 @click.option("-k", default=100, show_default=True, type=click.IntRange(1), help="Hits asked for per query.")
-@click.option("--metric", "metrics", multiple=True, help="Such as ndcg@10 or recall@100; may be repeated.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    help="Such as map or ndcg@20; may be repeated.  [default: ndcg@10, mrr@10, recall@K]",
+)
 @click.option("--run-out", type=click.Path(path_type=Path, dir_okay=False), help="Write the run in TREC's format.")
 @click.option("--against", type=click.Path(path_type=Path), help="A run in TREC's format to compare with.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead.")
@@ -42,12 +47,15 @@ def evaluate(
     from tqdm import tqdm
 
     from .. import evaluate as judge
-    from ..evaluate.metrics import DEFAULT_METRICS, parse_metric
+    from ..evaluate.metrics import default_metrics, parse_metric
     from ..search.presets import build
     from . import show
 
     for metric in metrics:
         parse_metric(metric)  # complains now rather than after hours
+        if int(metric.partition("@")[2] or 0) > k:
+            click.echo(f"{metric} sees only the {k} hits that -k asks for", err=True)
+    metrics = metrics or default_metrics(k)
     dataset = judge.read_beir(folder, split)
     baseline = None if against is None else judge.read_run(against)
     parts = _parts(pipeline, model, reranker, compute, window is not None)
@@ -56,10 +64,10 @@ def evaluate(
                   show_progress_bar=True, **parts)  # fmt: skip
     indexed = time.perf_counter() - started
     with tqdm(total=len(dataset.queries), desc="asking", unit="query", disable=None, leave=False) as bar:
-        found = judge.measure(dataset, built.search, k=k, metrics=metrics or DEFAULT_METRICS, progress=bar.update)
+        found = judge.measure(dataset, built.search, k=k, metrics=metrics, progress=bar.update)
     compared = []
     if baseline is not None:
-        other = judge.evaluate(dataset.qrels, baseline, metrics or DEFAULT_METRICS)
+        other = judge.evaluate(dataset.qrels, baseline, metrics)
         compared = judge.compare(found.result, other)
     report = {"dataset": folder.name, "split": split, "pipeline": pipeline, "model": Path(model).name}
     report |= {} if window is None else {"window": window, "aggregate": aggregate}

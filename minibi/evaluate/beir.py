@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..arguments import as_path
 from ..errors import FormatError
 from ..text.lines import lines_of, objects_of
 
@@ -45,7 +46,7 @@ def read_beir(folder: Folder, split: str = "test") -> Dataset:
     recall, as it does under trec_eval. FormatError for a missing file (it says which splits there are), a malformed
     line, an id that occurs twice, and a judged query without text.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     if not folder.is_dir():
         raise FormatError(f"no folder {folder}: expected one that holds corpus.jsonl, queries.jsonl and qrels/")
     corpus, queries = _find(folder, "corpus.jsonl"), _find(folder, "queries.jsonl")  # both, before the long read
@@ -76,7 +77,7 @@ def read_qrels(path: Folder) -> dict[str, dict[str, int]]:
     and TREC's four columns between blanks, `query iteration document relevance`, whose second is not used. FormatError
     for any other line, a relevance that is not an integer, and two judgements of one pair that contradict each other.
     """
-    path = Path(path)
+    path = as_path(path)
     qrels: dict[str, dict[str, int]] = {}
     columns = 0
     for number, line in lines_of(path):

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import as_path
 from ..errors import FormatError, InputError
 from ..shapes import unit_rows
 from ..text.lines import lines_of, objects_of
@@ -188,7 +189,7 @@ def read_nevir(path: str | os.PathLike[str]) -> list[Contrast]:
     FormatError for missing columns, empty texts, and two documents that are the same.
     """
     found = []
-    for where, record in _rows(Path(path)):
+    for where, record in _rows(as_path(path)):
         texts = [record.get(name) for name in ("q1", "q2", "doc1", "doc2")]
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise FormatError(f"{where}: expected texts in the columns q1, q2, doc1 and doc2")

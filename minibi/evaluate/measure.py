@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import InputError
 from .beir import Dataset
-from .metrics import DEFAULT_METRICS, Result, Run, evaluate, parse_metric
+from .metrics import DEPTH, Result, Run, default_metrics, evaluate, parse_metric
 from .ranking import as_ranking
 
 Search = Callable[[str, int], Any]
@@ -67,19 +67,21 @@ def measure(
     dataset: Dataset,
     search: Search,
     *,
-    k: int = 100,
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    k: int = DEPTH,
+    metrics: Sequence[str] | None = None,
     warmup: int = 1,
     ignore_identical_ids: bool = False,
     progress: Callable[[int], object] = lambda queries: None,
 ) -> Measured:
     """Asks every query of the data set for k hits, and scores the run as `evaluate` does.
 
+    metrics: by default ndcg@10, mrr@10 and recall@k; one whose cut-off is beyond k sees k hits.
     warmup: so many queries are asked beforehand, untimed, since first calls compile and load. progress: called with the
     number of queries done since its last call. ids that are integers count as strings of digits. Raises InputError.
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise InputError(f"k must be a whole number of at least 1, not {k!r}")
+    metrics = default_metrics(k) if metrics is None else metrics
     for metric in metrics:
         parse_metric(metric)  # complains now rather than after the last query
     if not dataset.queries:

@@ -32,7 +32,7 @@ Qrels = Mapping[str, Mapping[str, int]]  # query id -> document id -> judged rel
 Relevances = Sequence[int]
 Metric = Callable[[Relevances, Relevances], float]
 
-DEFAULT_METRICS = ("ndcg@10", "mrr@10", "recall@100")
+DEPTH = 100  # hits per query that are asked for where nobody says
 UNJUDGED = -(2**31)  # the relevance of a hit nobody judged: worth 0 everywhere, told apart by `judged_share` alone
 
 
@@ -156,6 +156,14 @@ def parse_metric(name: str) -> Metric:
             raise InputError(f"{name!r}: rprec has its own cut-off, the number of relevant documents: write 'rprec'")
         return r_precision
     return partial(METRICS[parts[1]], k=int(parts[2]) if parts[2] else None)
+
+
+def default_metrics(k: int = DEPTH) -> tuple[str, ...]:
+    """What a run of k hits per query is usually judged by: ndcg@10, mrr@10 and recall@k, of fewer hits if k is less."""
+    return f"ndcg@{min(k, 10)}", f"mrr@{min(k, 10)}", f"recall@{k}"
+
+
+DEFAULT_METRICS = default_metrics()
 
 
 # --- a whole run ------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Iterable
-from pathlib import Path
 
+from ..arguments import as_path
 from ..errors import FormatError, InputError
 from ..store.files import replace_file
 from ..text.lines import lines_of
@@ -91,7 +91,7 @@ def _write(path: Folder, text: str) -> None:
         data = text.encode()
     except UnicodeEncodeError as e:
         raise InputError(f"an id holds half a surrogate pair, which is no text: {e.reason}") from None
-    path = Path(path)
+    path = as_path(path)
     if path.suffix == ".gz":
         data = gzip.compress(data, mtime=0)  # the same run, the same bytes
     replace_file(path, lambda file: file.write(data))

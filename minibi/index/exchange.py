@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arguments import as_path
 from ..errors import FormatError, InputError
 from ..shapes import Floats, Ints, as_vectors
 from ..store.files import replace_file
@@ -32,7 +33,7 @@ _METRICS = {"ip": (b"IxFI", 0), "cosine": (b"IxFI", 0), "l2": (b"IxF2", 1)}
 
 def read_vectors(path: str | Path) -> NDArray:
     """The table [N, D] in a .npy, .fvecs or .ivecs file, float32 or int32. Raises FormatError, InputError."""
-    path = Path(path)
+    path = as_path(path)
     if path.suffix == ".npy":
         try:
             table: Any = np.load(path, allow_pickle=False)
@@ -59,7 +60,7 @@ def read_vectors(path: str | Path) -> NDArray:
 
 def write_vectors(path: str | Path, table: ArrayLike) -> None:
     """Writes [N, D] as .npy, .fvecs (float32) or .ivecs (int32), as the path ends. Raises InputError."""
-    path = Path(path)
+    path = as_path(path)
     if path.suffix == ".ivecs":
         whole: Any = np.asarray(table)
         if whole.ndim != 2 or whole.dtype.kind not in "iu" or (whole.size and np.abs(whole).max() >= 2**31):
@@ -78,7 +79,7 @@ def write_vectors(path: str | Path, table: ArrayLike) -> None:
 
 def read_faiss_flat(path: str | Path) -> tuple[Floats, str]:
     """(vectors [N, D], "ip" or "l2") of a file that faiss wrote from an IndexFlat. Raises FormatError."""
-    path = Path(path)
+    path = as_path(path)
     raw = _read(path)
     size = _FAISS.size
     if raw.size < size + 8:
@@ -102,7 +103,7 @@ def write_faiss_flat(path: str | Path, vectors: ArrayLike, metric: str = "ip") -
         raise InputError(f"metric must be one of {list(_METRICS)} and vectors must have a width")
     kind, code = _METRICS[metric]
     head = _FAISS.pack(kind, x.shape[1], len(x), 1 << 20, 1 << 20, True, code) + struct.pack("<Q", x.size)
-    replace_file(Path(path), lambda file: file.write(head + x.tobytes()))
+    replace_file(as_path(path), lambda file: file.write(head + x.tobytes()))
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def read_hnswlib(path: str | Path) -> HnswlibGraph:
 
     Raises FormatError.
     """
-    path = Path(path)
+    path = as_path(path)
     raw = _read(path)
 
     def damaged(why: str) -> FormatError:
@@ -232,7 +233,7 @@ def write_hnswlib(path: str | Path, index: HNSWIndex) -> None:
             file.write(struct.pack("<I", linked.shape[0] * (4 * M + 4)))
             file.write(np.concatenate([held[:, None], links], axis=1).astype("<u4").tobytes())
 
-    replace_file(Path(path), write)
+    replace_file(as_path(path), write)
 
 
 def _counted(links: NDArray[np.int32]) -> tuple[NDArray, NDArray]:

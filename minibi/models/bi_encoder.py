@@ -169,6 +169,7 @@ class BiEncoder:
         token_budget: int | None = None,
         threads: int | None = None,
         progress: Callable[[int], object] | None = None,
+        first_number: int = 0,
     ) -> Any:
         """Vectors float32 [N, dim] of N texts; of a single string, [dim].
 
@@ -177,7 +178,7 @@ class BiEncoder:
         ("chunk"). batch_size, token_budget: at most so many texts and tokens per batch; they affect speed and
         memory alone. output_value="token_embeddings": the last layer's states instead, a list of [T, C].
         precision, ranges: codes instead of floats, see `minibi.models.precision`. progress: told the number of tokens
-        read, batch by batch.
+        read, batch by batch. first_number: the first text's in what is said of truncation, where texts are a part.
         Raises InputError for anything that is not text.
         """
         single = isinstance(texts, str)
@@ -192,7 +193,7 @@ class BiEncoder:
             if want_states:
                 raise InputError("token embeddings are float32 only: leave precision at 'float32'")
             quantize_embeddings(np.empty((0, width or self.modules.dim), np.float32), precision, ranges)
-        pieces, counts = self._pieces(wanted, prefix, truncation)
+        pieces, counts = self._pieces(wanted, prefix, truncation, first_number)
         skip = self._prompt_tokens(prefix)
         first_only = not want_states and not skip and self.modules.pooling.modes == ("cls",)
 
@@ -281,12 +282,14 @@ class BiEncoder:
             x = step(self._runner.ops, x)
         return x
 
-    def _pieces(self, texts: list[str], prefix: str, truncation: Truncation) -> tuple[list[Tokens], list[int]]:
+    def _pieces(
+        self, texts: list[str], prefix: str, truncation: Truncation, number: int
+    ) -> tuple[list[Tokens], list[int]]:
         """Token lists, and how many of them belong to each text: one, unless long texts are read in chunks."""
         if truncation == "chunk":
             chunks = self.tokenizer.encode_chunks(texts, prefix)
             return [piece for text in chunks for piece in text], [len(text) for text in chunks]
-        return self.tokenizer.encode([prefix + text for text in texts], truncation), [1] * len(texts)
+        return self.tokenizer.encode([prefix + text for text in texts], truncation, number), [1] * len(texts)
 
     def _prompt_tokens(self, prefix: str) -> int:
         """How many leading tokens pooling leaves out: those of the prompt, for models that pool without it."""

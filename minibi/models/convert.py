@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import as_path
 from ..errors import InputError, ModelError
 from ..store.files import replace_file
 from ..store.tensors import read_weights
@@ -30,7 +31,7 @@ def convert(source: str | Path, target: str | Path, stored: str) -> Path:
     """Copies a model folder with its matrices stored as `stored`; biases and norms stay float32. Raises InputError."""
     if stored not in STORED:
         raise InputError(f"{stored!r} is not one of {list(STORED)}")
-    folder, target = locate(source), Path(target)
+    folder, target = locate(source), as_path(target)
     check_target(folder, target)
     place = transformer_place(folder)
     config = BertConfig.read(folder / place)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import as_path
 from ..errors import InputError
 from ..store.files import replace_file
 from .bi_encoder import BiEncoder
@@ -23,10 +24,14 @@ HEADER = 128  # bytes kept for the .npy header, which is written last, when the 
 def encode_stream(
     model: BiEncoder, texts: Iterable[str], *, precision: Precision = "float32", ranges: Any = None, **options: Any
 ) -> Iterator[NDArray]:
-    """Vectors of an endless supply of texts, in order, some thousand at a time. Options go to `BiEncoder.encode`."""
-    supply = _supply(texts)
+    """Vectors of an endless supply of texts, in order, some thousand at a time. Options go to `BiEncoder.encode`.
+
+    What is too long is reported part by part, by its number in the whole supply.
+    """
+    supply, done = _supply(texts), 0
     while part := list(islice(supply, AT_ONCE)):
-        yield model.encode(part, precision=precision, ranges=ranges, **options)
+        yield model.encode(part, precision=precision, ranges=ranges, first_number=done, **options)
+        done += len(part)
 
 
 def _supply(texts: Iterable[str]) -> Iterator[str]:
@@ -84,7 +89,7 @@ def encode_to_file(
         file.seek(0)
         file.write(_header(none.dtype, (written, none.shape[1])))
 
-    replace_file(Path(path), write)
+    replace_file(as_path(path), write)
     return written
 
 

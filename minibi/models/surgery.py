@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import as_path
 from ..errors import InputError, ModelError
 from ..store.files import replace_file
 from ..store.tensors import read_weights
@@ -29,7 +30,7 @@ def take_layers(source: str | Path, target: str | Path, layers: Sequence[int]) -
 
     Raises InputError for layers that it does not have.
     """
-    folder = locate(source)
+    folder, target = locate(source), as_path(target)
     place = transformer_place(folder)
     config = BertConfig.read(folder / place)
     if not layers or any(not 0 <= i < config.layers for i in layers):
@@ -42,9 +43,9 @@ def take_layers(source: str | Path, target: str | Path, layers: Sequence[int]) -
             continue
         number, rest = name.removeprefix(_LAYER).split(".", 1)
         kept |= {f"{_LAYER}{new}.{rest}": tensor for new, old in enumerate(layers) if old == int(number)}
-    write_model(folder, Path(target), {place: kept})
-    change_json(Path(target) / place / "config.json", num_hidden_layers=len(layers))
-    return Path(target)
+    write_model(folder, target, {place: kept})
+    change_json(target / place / "config.json", num_hidden_layers=len(layers))
+    return target
 
 
 def add_projection(source: str | Path, target: str | Path, outputs: int, seed: int = 0) -> Path:
@@ -52,7 +53,7 @@ def add_projection(source: str | Path, target: str | Path, outputs: int, seed: i
     components. Its rows begin as random directions, orthogonal as far as there is room, which keeps angles as well
     as can be. Raises ModelError for a folder without modules.json.
     """
-    folder, target = locate(source), Path(target)
+    folder, target = locate(source), as_path(target)
     entries = read_json(folder / "modules.json", kind=list)
     kinds = [str(entry["type"]).rsplit(".", 1)[-1] for entry in entries]
     if kinds[:2] != ["Transformer", "Pooling"]:
@@ -81,7 +82,7 @@ def add_classifier(source: str | Path, target: str | Path, seed: int = 0) -> Pat
     """An encoder as a cross-encoder of one output, to be trained: BERT's pooler, or a random one where it is not
     stored, and a random classifier, both normal with deviation 0.02 as BERT begins. Raises ModelError.
     """
-    folder, target = locate(source), Path(target)
+    folder, target = locate(source), as_path(target)
     place = transformer_place(folder)
     channels = BertConfig.read(folder / place).channels
     rng = np.random.default_rng(seed)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..arguments import whole
+from ..arguments import as_path, whole
 from ..environment import weights_folder
 from ..errors import FormatError, InputError
 from ..index.flat import FlatIndex
@@ -89,7 +89,7 @@ class Collection:
     @classmethod
     def create(cls, folder: str | Path, model: Encoder) -> Collection:
         """A new, empty collection for vectors of `model`. Raises InputError if the folder is taken."""
-        if not data.is_blank(Path(folder) / DATABASE):
+        if not data.is_blank(as_path(folder) / DATABASE):
             raise InputError(f"{folder} is a collection already: open it, or choose another name")
         return cls.open_or_create(folder, model)
 
@@ -99,7 +99,7 @@ class Collection:
 
         Raises InputError if there is none or it was made with another model, FormatError if it is damaged.
         """
-        folder = Path(folder)
+        folder = as_path(folder)
         if data.is_blank(folder / DATABASE):
             raise InputError(f"{folder} is not a collection: make one with `minibi index PATH... -o {folder}`")
         return cls._over(folder, data.connect(folder / DATABASE), model)
@@ -107,7 +107,7 @@ class Collection:
     @classmethod
     def open_or_create(cls, folder: str | Path, model: Encoder) -> Collection:
         """The collection there is, else a new one. Several processes may do this at once."""
-        folder = Path(folder)
+        folder = as_path(folder)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file: choose another name for the collection's folder")
         others = folder.is_dir() and any(not p.name.startswith(DATABASE) for p in folder.iterdir())

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from ..errors import InputError
 
 LOCK = ".lock"
+FAR = 2**31 - 2  # a place in a file
 _mine = threading.local()  # .folders: those that this thread holds
 
 
@@ -66,12 +67,33 @@ def _lock(handle: int) -> bool | None:
     """Whether an open file is now locked for this process; None where there are no locks."""
     try:
         import fcntl
-
+    except ImportError:
+        return _lock_byte(handle)
+    try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except (ImportError, OSError):
+    except OSError:
         return None
+    return True
+
+
+def _lock_byte(handle: int) -> bool | None:
+    """The same on Windows, by a byte far behind any content: nobody may read what somebody else has locked."""
+    try:
+        import msvcrt
+    except ImportError:
+        return None
+    here = os.lseek(handle, 0, os.SEEK_CUR)
+    os.lseek(handle, FAR, os.SEEK_SET)
+    try:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except PermissionError:
+        return False
+    except OSError:
+        return None
+    finally:
+        os.lseek(handle, here, os.SEEK_SET)
     return True
 
 
@@ -100,7 +122,7 @@ def locked(folder: Path, otherwise: str) -> Iterator[None]:
     """Keeps a folder, which is made if need be, for this thread alone; a thread may ask again for what it holds.
 
     The system lets go of the lock when the process ends, however it ends. Raises InputError if somebody else holds it:
-    wait, or do `otherwise`. Where there are no such locks (Windows, some network drives) nobody is kept out.
+    wait, or do `otherwise`. Where there are no such locks (some network drives) nobody is kept out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     held, key = _mine.__dict__.setdefault("folders", set()), folder.resolve()

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import as_path
 from ..errors import FormatError, ModelError
 from .files import replace_file
 from .tensors import read_header, read_safetensors
@@ -56,7 +57,7 @@ def write_snapshot(path: str | Path, kind: str, arrays: Mapping[str, NDArray], f
         for a in solid.values():
             file.write(_bytes(a))
 
-    replace_file(Path(path), write)
+    replace_file(as_path(path), write)
 
 
 def read_snapshot(path: str | Path, kind: str, *, verify: bool = True) -> tuple[dict[str, NDArray], dict[str, Any]]:
@@ -65,7 +66,7 @@ def read_snapshot(path: str | Path, kind: str, *, verify: bool = True) -> tuple[
     verify: compare every tensor with its checksum, which reads the whole file once.
     Raises FormatError if the file is missing, damaged, of another kind or of a newer version.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         with path.open("rb"):
             pass
@@ -99,7 +100,7 @@ def read_snapshot(path: str | Path, kind: str, *, verify: bool = True) -> tuple[
 def snapshot_kind(path: str | Path) -> str:
     """What kind of thing a snapshot says it holds. Raises FormatError."""
     try:
-        metadata = read_header(Path(path))[1] or {}
+        metadata = read_header(as_path(path))[1] or {}
     except OSError as e:
         raise FormatError(f"{path} cannot be read: {e.strerror}") from None
     except ModelError:
@@ -115,7 +116,7 @@ def salvage(path: str | Path, kind: str) -> tuple[dict[str, NDArray], dict[str, 
     Raises FormatError if the header itself, which says where they are, cannot be trusted.
     """
     arrays, fields = read_snapshot(path, kind, verify=False)
-    sums = json.loads((read_header(Path(path))[1] or {})["crc32"])
+    sums = json.loads((read_header(as_path(path))[1] or {})["crc32"])
     return {name: a for name, a in arrays.items() if zlib.crc32(_bytes(a)) == sums[name]}, fields
 
 

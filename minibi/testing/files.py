@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from ..arguments import as_path
+
 Read = Callable[[Path], Any]
 Refusals = tuple[type[Exception], ...]
 REFUSALS: Refusals = (ValueError, OSError)
@@ -173,7 +175,7 @@ def check_crashes(path: str | Path, save: Callable[[], object], read: Read) -> C
     has returned as the new alone. If `path` did not exist, the old content is that it does not. Only files in the same
     folder are watched. A power cut loses whatever was not followed by fsync. Raises AssertionError.
     """
-    path = Path(path)
+    path = as_path(path)
     folder = path.parent
     none = object()
     old = read(path) if path.exists() else none
@@ -244,7 +246,8 @@ def check_flips(
     path: str | Path, read: Read, *, sample: int | None = None, seed: int = 0, refusals: Refusals = REFUSALS
 ) -> DamageReport:
     """Changes one byte at a time: all of them, or `sample` random ones. `path` itself is left alone."""
-    data, wanted, dice = Path(path).read_bytes(), read(Path(path)), random.Random(seed)
+    path = as_path(path)
+    data, wanted, dice = path.read_bytes(), read(path), random.Random(seed)
     places = range(len(data)) if sample is None or sample >= len(data) else dice.sample(range(len(data)), sample)
     report = DamageReport()
     with tempfile.TemporaryDirectory() as folder:
@@ -290,7 +293,8 @@ def check_mangled(
     path: str | Path, read: Read, count: int = 100, *, seed: int = 0, refusals: Refusals = REFUSALS
 ) -> DamageReport:
     """Reads `count` files that were mangled from `path` (see `mangle`), which itself is left alone."""
-    data, wanted, dice = Path(path).read_bytes(), read(Path(path)), random.Random(seed)
+    path = as_path(path)
+    data, wanted, dice = path.read_bytes(), read(path), random.Random(seed)
     report = DamageReport()
     with tempfile.TemporaryDirectory() as folder:
         for number in range(count):
@@ -327,7 +331,7 @@ def check_kills(
     each number, flushed, when its save has returned. read(path): the number of the state in the file. It must be the
     last that was printed or the one after. Raises AssertionError.
     """
-    path, dice, report, number = Path(path), random.Random(seed), KillReport(), 0
+    path, dice, report, number = as_path(path), random.Random(seed), KillReport(), 0
     for _ in range(rounds):
         command = [sys.executable, "-c", program, str(path), str(number)]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)

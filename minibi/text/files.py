@@ -13,13 +13,14 @@ import os
 import re
 from codecs import getincrementaldecoder
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from ..arguments import as_path
 from ..errors import FormatError, InputError
 from .lines import decoded, objects_of, open_bytes, while_reading
 from .sections import sections
@@ -59,9 +60,9 @@ def find_sources(paths: Sequence[str | Path]) -> list[Path]:
     read as JSON lines, every other unknown one as plain text. Raises InputError for a missing path, for a file
     that is not text, or if nothing is found.
     """
-    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    given = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, str | bytes) else [paths]
     found: dict[str, Path] = {}
-    for path in map(Path, given):
+    for path in map(as_path, given):
         if os.path.isdir(path):
             files = _files_below(path)
         elif os.path.isfile(path):
@@ -111,7 +112,7 @@ def _bare(path: Path) -> str:
 
 def kind_of(path: str | Path) -> str:
     """How a file is read: "plain", "markdown", "rst", "json" (one object per line) or "csv"."""
-    suffix = _suffix(Path(path))
+    suffix = _suffix(as_path(path))
     return KINDS.get(suffix, "json" if suffix == ".json" else "plain")
 
 
@@ -154,7 +155,7 @@ def read_documents(
     Raises InputError (no such file or column) and FormatError (damaged, binary, not UTF-8, not an object or a header,
     duplicate ids), as soon as the reading comes to it.
     """
-    path = Path(path)
+    path = as_path(path)
     kind = kind_of(path)
     with while_reading(path):
         if kind in ("json", "csv"):

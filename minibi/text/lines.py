@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..arguments import as_path
 from ..errors import FormatError, InputError
 
 
@@ -22,7 +23,7 @@ def lines_of(path: str | PathLike[str]) -> Iterator[tuple[int, str]]:
 
     InputError for a file that cannot be opened, FormatError for one that is no text in UTF-8.
     """
-    path = Path(path)
+    path = as_path(path)
     with while_reading(path):
         for number, line in enumerate(decoded(path, "\n"), 1):
             if not line.isspace():

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arguments import whole
+from ..arguments import as_path, whole
 from ..errors import InputError, ModelError
 
 Tokens = NDArray[np.int32]
@@ -41,7 +41,7 @@ class Tokenizer:
     def __init__(self, path: str | Path, max_length: int | None = None):
         import tokenizers
 
-        path = Path(path)
+        path = as_path(path)
         folder, file = (path, path / "tokenizer.json") if path.is_dir() else (path.parent, path)
         if not file.is_file():
             raise ModelError(f"{folder} has no tokenizer.json: save the model with a fast tokenizer")
@@ -115,11 +115,11 @@ class Tokenizer:
         except (TypeError, UnicodeEncodeError):
             return encode([_without_surrogates(text) for text in texts], add_special_tokens=False)
 
-    def encode(self, texts: Sequence[str], truncation: Truncation = "warn") -> list[Tokens]:
+    def encode(self, texts: Sequence[str], truncation: Truncation = "warn", first_number: int = 0) -> list[Tokens]:
         """Token ids with special tokens, at most `max_length` of them.
 
         Longer texts are cut: with one TruncationWarning that says how many ("warn"), not at all but InputError
-        ("raise"), or without a word ("silent").
+        ("raise"), or without a word ("silent"). first_number: the first text's, in such words.
         """
         texts, room = as_texts(texts), self._room(self.specials)
         tokens: list[Tokens] = []
@@ -127,7 +127,7 @@ class Tokenizer:
         for first in range(0, len(texts), AT_ONCE):
             for i, ids in enumerate(self.bare(texts[first : first + AT_ONCE]), first):
                 if len(ids) > room:
-                    long.append(i)
+                    long.append(first_number + i)
                 tokens.append(self._dress(self._single, ids[:room])[0])
         self._report(long, truncation)
         return tokens

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arguments import as_path
 from ..errors import FormatError, InputError
 from ..hashing import mixed
 from ..shapes import Ints
@@ -72,7 +73,7 @@ def read_examples(
     missing file or an unknown role; FormatError that names the line for all that is not as the module says, also if
     some lines have scores and others have none.
     """
-    path = Path(path)
+    path = as_path(path)
     if unknown := sorted(set(columns or {}) - set(NAMES)):
         raise InputError(f"columns names the unknown role {unknown[0]!r}: the roles are {', '.join(NAMES)}")
     if score_range is not None and not -np.inf < score_range[0] < score_range[1] < np.inf:

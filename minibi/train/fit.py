@@ -22,6 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ..arguments import as_path
 from ..errors import ModelError
 from ..store.files import locked
 from .checkpoint import Progress, digest_of, flat
@@ -57,7 +58,7 @@ def fit(
     optimizer = AdamW(learner.trainable, training.learning_rate, betas, training.eps, training.weight_decay)
     batches = Batches(examples, training.batch_size, seed=seed, drop_last=training.drop_last, least=least)
     clock = Clock(training, batches)
-    journal = Journal(Path(folder), learner, optimizer, training, evaluate)
+    journal = Journal(as_path(folder), learner, optimizer, training, evaluate)
     feed = iter(batches)
     with locked(journal.folder, "train into another folder"):
         now = journal.open(Progress(batch=batches.state), identity_of(learner, examples, training, seed))

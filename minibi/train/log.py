@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..arguments import as_path
 from ..errors import FormatError, InputError
 from ..store.files import replace_file
 
@@ -27,7 +28,7 @@ class Log:
 
         Raises InputError, FormatError.
         """
-        self.path, self.columns = Path(path), (*COLUMNS, *metrics)
+        self.path, self.columns = as_path(path), (*COLUMNS, *metrics)
         if len(set(self.columns)) < len(self.columns):
             raise InputError(f"two columns of the log have one name: {', '.join(self.columns)}")
         kept: list[list[str]] = []
@@ -58,7 +59,7 @@ def read_log(path: str | Path) -> dict[str, list[float]]:
 
     Raises InputError, FormatError.
     """
-    columns, rows = _read(Path(path))
+    columns, rows = _read(as_path(path))
     return {name: [float(row[i]) if row[i] else math.nan for row in rows] for i, name in enumerate(columns)}
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..arguments import whole
+from ..arguments import as_path, whole
 from ..errors import InputError
 from ..store.files import replace_file
 from .data import Example, shuffled
@@ -45,7 +45,7 @@ class Mined:
     def write(self, path: str | Path) -> None:
         """The rows as JSON lines, put in place atomically."""
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows)
-        replace_file(Path(path), lambda file: file.write(lines.encode("utf-8", "replace")))
+        replace_file(as_path(path), lambda file: file.write(lines.encode("utf-8", "replace")))
 
 
 def mine_hard_negatives(

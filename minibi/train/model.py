@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arguments import as_path
 from ..environment import plain_kernels, thread_count
 from ..errors import InputError, ModelError
 from ..models import bert
@@ -252,11 +253,12 @@ class Trainable:
     def save(self, target: str | Path) -> Path:
         """Writes a model folder that BiEncoder or CrossEncoder loads, matrices as float32; what was not trained comes
         from the model it began with. Raises InputError if the folder exists."""
+        target = as_path(target)
         weights: dict[Path, dict[str, NDArray]] = {place: dict(tensors) for place, tensors in self._stored.items()}
         for name, (place, stored) in self._places.items():
             weights[place][stored] = self.parameters[name].astype(np.float32)
-        write_model(self.encoder.folder, Path(target), weights)
-        return Path(target)
+        write_model(self.encoder.folder, target, weights)
+        return target
 
 
 def _texts(batch: Batch, first: int, last: int) -> Batch:

@@ -38,6 +38,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, get_type_hints
 
+from ..arguments import as_path
 from ..errors import FormatError, InputError
 from .data import NAMES
 from .objective import Objective, make_objective, nearest
@@ -203,7 +204,7 @@ PARTS: dict[str, Any] = {"model": Model, "data": Data, "loss": Loss, "training":
 
 def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a TOML file. InputError if it cannot be opened, FormatError for whatever is wrong inside."""
-    path = Path(path)
+    path = as_path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as e:

@@ -468,6 +468,14 @@ def test_eval(run, beir, tiny):
     assert code == 0 and out.startswith("small (test): 5 documents, 3 queries\n") and "ndcg@10" in out and err == ""
 
 
+def test_eval_measures_as_many_hits_as_were_asked_for(run, beir, tiny):
+    for k, names in ((3, ["ndcg@3", "mrr@3", "recall@3"]), (20, ["ndcg@10", "mrr@10", "recall@20"])):
+        code, out, err = run("eval", beir, "--model", tiny, "-k", k, "--json")
+        assert code == 0 and list(json.loads(out)["metrics"]) == names and err == ""
+    code, out, err = run("eval", beir, "--model", tiny, "-k", 3, "--metric", "map", "--metric", "recall@4")
+    assert code == 0 and "recall@4" in out and err == "recall@4 sees only the 3 hits that -k asks for\n"
+
+
 @pytest.mark.parametrize("window", [(), ("--window", 16, "--aggregate", "mean3")])
 @pytest.mark.parametrize("pipeline", ["bm25", "hybrid", "colbert", "rerank"])
 def test_eval_of_every_pipeline(run, beir, tiny, pipeline, window):

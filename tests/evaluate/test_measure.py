@@ -42,6 +42,11 @@ def test_a_search_is_asked_each_query_once_and_scored():
     assert report["latency_ms"]["scan"]["p99"] == pytest.approx(1.0)
 
 
+def test_by_default_recall_is_of_as_many_hits_as_are_asked_for():
+    for k, names in ((100, ["ndcg@10", "mrr@10", "recall@100"]), (3, ["ndcg@3", "mrr@3", "recall@3"])):
+        assert list(measure(DATA, lambda text, k: {"1": 1.0}, k=k).result.mean) == names
+
+
 def test_the_whole_call_is_timed():
     found = measure(DATA, lambda text, k: (time.sleep(0.02), ([1], [1.0]))[1], warmup=0)
     assert 19 < found.stages["total"].p50 <= found.stages["total"].max

@@ -12,6 +12,7 @@ from minibi.errors import InputError
 from minibi.models import streams
 from minibi.models.precision import PRECISIONS, quantize_embeddings
 from minibi.models.streams import AT_ONCE, encode_stream, encode_to_file
+from minibi.text.tokenizer import TruncationWarning
 
 
 @pytest.fixture
@@ -82,6 +83,18 @@ def test_the_supply_is_taken_some_thousand_at_a_time():
     supply = Supply(["a", "the list"] * AT_ONCE)
     stream = encode_stream(Quick(), supply)
     assert len(next(stream)) == AT_ONCE <= 5000 and supply.taken <= AT_ONCE
+
+
+@pytest.mark.usefixtures("few_at_once")
+def test_long_texts_are_numbered_over_the_whole_stream(tiny):
+    texts = ["the list"] * 12 + ["the list " * 60] + ["the list"] * 10 + ["the list " * 60] * 2
+    with pytest.warns(TruncationWarning) as caught:
+        list(encode_stream(tiny, texts))
+    assert [str(w.message).split(" exceed")[0] for w in caught] == [
+        "1 of the texts (first: number 12)", "2 of the texts (first: number 23)"
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="first: number 12"):
+        list(encode_stream(tiny, texts, truncation="raise"))
 
 
 def test_no_texts(tiny):

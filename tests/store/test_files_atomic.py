@@ -8,13 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import minibi
 from minibi.errors import InputError
-from minibi.store.files import replace_file, sync_folder
+from minibi.store.files import locked, replace_file, sync_folder
 
 posix = pytest.mark.skipif(os.name != "posix", reason="about POSIX permissions and signals")
 ROOT = str(Path(minibi.__file__).resolve().parents[1])
@@ -160,6 +162,33 @@ for i in itertools.count():
     if i == 0:
         print("ready", flush=True)
 """
+
+
+def test_a_folder_is_locked_on_windows_too(tmp_path, monkeypatch):
+    """With the calls of msvcrt in the place of fcntl's."""
+    held: dict[tuple[int, int], int] = {}  # (file, byte) -> who has it
+
+    def locking(handle, mode, count):
+        byte = os.fstat(handle).st_ino, os.lseek(handle, 0, os.SEEK_CUR)
+        if mode != 2 or count != 1 or byte[1] < 2**30 or byte in held:
+            raise PermissionError(13, "Permission denied")
+        held[byte] = handle
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # so that importing it fails
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
+    with locked(tmp_path, "go"), ThreadPoolExecutor(1) as pool:
+
+        def enter():
+            with locked(tmp_path, "look elsewhere"):
+                pass
+
+        with pytest.raises(InputError, match=f"in use by process {os.getpid()}: wait for its end, or look elsewhere"):
+            pool.submit(enter).result()
+        with locked(tmp_path, "go"):  # its holder may ask again
+            pass
+    assert len(held) == 1
+    replace_file(tmp_path / "file", lambda file: file.write(b"whole"))
+    assert (tmp_path / "file").read_bytes() == b"whole" and len(held) == 2
 
 
 @posix
