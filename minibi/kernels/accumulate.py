@@ -11,6 +11,7 @@ from .cache import inline, kernel
 from .keys import bits_of, float_of
 from .matmul import ADDRESS
 from .simd import ir
+from .sixteen import lowest_bit
 
 BLOCK = 64  # rows that are looked at together
 PRECISION = 1 << 14  # of float32's 2^23 steps from a number to its double
@@ -60,14 +61,6 @@ def _ones(typing_context, mask):
     return types.int64(types.uint64), generate
 
 
-@intrinsic
-def _lowest(typing_context, mask):
-    def generate(context, builder, signature, args):
-        return builder.cttz(args[0], ir.IntType(1)(1))
-
-    return types.uint64(types.uint64), generate
-
-
 @inline
 def reach(bits, block, least):
     """A bit for each of the 64 numbers of a block: whether it is `least` or more. bits: int32, whole blocks."""
@@ -95,7 +88,7 @@ def reached_by(address, count, k):
 @inline
 def lowest(mask):
     """The place of the lowest bit of a mask that is not 0."""
-    return _lowest(mask)
+    return np.uint64(lowest_bit(np.int64(mask)))
 
 
 @inline
@@ -104,3 +97,20 @@ def least_of(score, constant):
     smallest positive number. Numbers >= 0 sort like their bits."""
     goal = np.float64(score) * (1 - 2.5e-7) - np.float64(constant)  # the addition rounds
     return max(np.int32(1), bits_of(np.float32(max(0.0, goal))))
+
+
+@inline
+def not_before(rows, first, last, row):
+    """The first place in rows[first : last] that holds `row` or a later one: strides double, then halve."""
+    step = 1
+    while first + step < last and rows[first + step] < row:
+        first += step
+        step *= 2
+    last = min(last, first + step)
+    while first < last:
+        middle = (first + last) >> 1
+        if rows[middle] < row:
+            first = middle + 1
+        else:
+            last = middle
+    return first

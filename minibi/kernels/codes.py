@@ -118,6 +118,22 @@ def _divide(typing_context, x, n, divisor):
     return types.void(ADDRESS, ADDRESS, types.float64), generate
 
 
+@intrinsic
+def largest(typing_context, x, n):
+    """The largest absolute value of n float32 numbers at an address, whole sixteens."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x, n = args
+        with Loop(e, n, [simd.constant(e, 0.0)], step=LANES) as loop:
+            y = simd.load(e, e.add(x, e.mul(loop.index, i64(4))))
+            without_sign = e.and_(y.bits(), simd.ir.Constant(simd.ints, [0x7FFFFFFF] * LANES))
+            loop.next(Lanes(e, e.bitcast(without_sign, simd.floats)).max(loop.carried[0]))
+        return simd.max_lanes(e, loop.results[0])
+
+    return types.float32(ADDRESS, ADDRESS), generate
+
+
 @kernel
 def encode(x, kind, out):
     """Rotated vectors x [n, W] -> rows out uint8 [n, W + 8] or [n, W/2 + 8]."""
@@ -129,9 +145,7 @@ def encode(x, kind, out):
         norm = _squares(y.ctypes.data, width)
         agreement = 0.0
         if kind == INT8:
-            top = np.float32(0)
-            for j in range(width):
-                top = max(top, abs(y[j]))
+            top = largest(y.ctypes.data, width)
             inverse = np.float32(127) / max(top, np.float32(1e-30))
             for j in range(width):
                 c = np.rint(y[j] * inverse)
@@ -150,22 +164,6 @@ def encode(x, kind, out):
                 agreement += np.float64(2 * c - 15) * np.float64(y[j])
         tail[0] = np.float32(norm / agreement) if agreement > 0 else np.float32(0)
         tail[1] = np.float32(norm)
-
-
-@intrinsic
-def _largest(typing_context, x, n):
-    """The largest absolute value of n float32 numbers at an address, whole sixteens."""
-
-    def generate(context, builder, signature, args):
-        e = builder
-        x, n = args
-        with Loop(e, n, [simd.constant(e, 0.0)], step=LANES) as loop:
-            y = simd.load(e, e.add(x, e.mul(loop.index, i64(4))))
-            without_sign = e.and_(y.bits(), simd.ir.Constant(simd.ints, [0x7FFFFFFF] * LANES))
-            loop.next(Lanes(e, e.bitcast(without_sign, simd.floats)).max(loop.carried[0]))
-        return simd.max_lanes(e, loop.results[0])
-
-    return types.float32(ADDRESS, ADDRESS), generate
 
 
 @intrinsic
@@ -190,7 +188,7 @@ def _round(typing_context, x, n, inverse, out):
 @inline
 def _encode_query(y, width, out):
     """A rotated vector y [width] as a query at `out`; both are addresses."""
-    top = _largest(y, width)
+    top = largest(y, width)
     total = _round(y, width, np.float32(127) / max(top, np.float32(1e-30)), out)
     set_float(out + width, top / np.float32(127))
     set_int32(out + width + 4, total)

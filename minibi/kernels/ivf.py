@@ -158,27 +158,20 @@ def rank(base, stride, ids, which, count, tail, query, k, kind, metric, width, b
                 size = _keep(best, found, size, k, distances[j], four[j], ids)
 
 
+@inline
+def rank_rows(rows, ids, which, count, tail, query, k, kind, metric, width, best, found):
+    """`rank` of vectors and of a query that are arrays."""
+    base, stride = rows.ctypes.data, rows.shape[1]
+    rank(base, stride, ids, which, count, tail, query.ctypes.data, k, kind, metric, width, best, found)
+
+
 @kernel
 def search_lists(order, starts, mask, cells, rows, ids, tail, queries, k, kind, metric, width, out, out_rows):
     """The k nearest rows of the probed lists cells [Q, P] and of `tail`: out, out_rows [Q, k], row -1 where none is."""
     which = np.empty(longest(starts, cells), np.int64)
     for q in range(cells.shape[0]):
         n = gather(order, starts, mask, cells[q], which)
-        rank(
-            rows.ctypes.data,
-            rows.shape[1],
-            ids,
-            which,
-            n,
-            tail,
-            queries[q].ctypes.data,
-            k,
-            kind,
-            metric,
-            width,
-            out[q],
-            out_rows[q],
-        )
+        rank_rows(rows, ids, which, n, tail, queries[q], k, kind, metric, width, out[q], out_rows[q])
 
 
 @kernel
@@ -221,18 +214,4 @@ def rank_candidates(candidates, rows, ids, tail, queries, k, kind, metric, width
         n = candidates.shape[1]
         while n > 0 and candidates[q, n - 1] < 0:
             n -= 1
-        rank(
-            rows.ctypes.data,
-            rows.shape[1],
-            ids,
-            candidates[q],
-            n,
-            tail,
-            queries[q].ctypes.data,
-            k,
-            kind,
-            metric,
-            width,
-            out[q],
-            out_rows[q],
-        )
+        rank_rows(rows, ids, candidates[q], n, tail, queries[q], k, kind, metric, width, out[q], out_rows[q])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .accumulate import BLOCK, gather, least_of, lowest, reach, reached_by, scatter
+from .accumulate import BLOCK, gather, least_of, lowest, not_before, reach, reached_by, scatter
 from .cache import inline, kernel
 from .heap import offer, ranked
 from .keys import fetch
@@ -27,29 +27,12 @@ NO_BLOCK = np.uint64(2**31)
 
 
 @inline
-def _not_before(rows, first, last, row):
-    """The first place in rows[first : last] that holds `row` or a later one: strides double, then halve."""
-    step = 1
-    while first + step < last and rows[first + step] < row:
-        first += step
-        step *= 2
-    last = min(last, first + step)
-    while first < last:
-        middle = (first + last) >> 1
-        if rows[middle] < row:
-            first = middle + 1
-        else:
-            last = middle
-    return first
-
-
-@inline
 def _start_of(rows, places, line, start, at, last, row):
-    """As `_not_before`, for the first row of a block; `at` is a place known to be at or before it."""
+    """As `not_before`, for the first row of a block; `at` is a place known to be at or before it."""
     block = row // BLOCK
     if line >= 0 and block < places.shape[1]:
         return start + places[line, block]
-    return _not_before(rows, at, last, row)
+    return not_before(rows, at, last, row)
 
 
 @kernel
@@ -90,7 +73,7 @@ def _look_up(rows, parts, places, line, start, first, last, weight, jump, candid
             for i in range(at, stop):
                 at += np.uint64(rows[i] < row)
         else:
-            at, stop = np.uint64(_not_before(rows, first, end, row)), np.uint64(end)
+            at, stop = np.uint64(not_before(rows, first, end, row)), np.uint64(end)
         if at < stop and rows[at] == row:
             sums[c] += weight * parts[at] + jump
     return first

@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import kernel
+from .codes import largest
 from .matmul import ADDRESS
 from .simd import LANES, Loop, i64, ir
 
@@ -66,26 +67,13 @@ def _encode_row(typing_context, y, width, high, low, inverse, factor):
     return types.UniTuple(types.float32, 3)(*[ADDRESS] * 4, types.float32, types.float32), generate
 
 
-@intrinsic
-def _largest(typing_context, y, width):
-    def generate(context, builder, signature, args):
-        e = builder
-        y, width = args
-        with Loop(e, width, [simd.constant(e, 0.0)], step=LANES) as loop:
-            x = simd.load(e, e.add(y, e.mul(loop.index, i64(4))))
-            loop.next(loop.carried[0].max(x.max(x * -1.0)))
-        return simd.max_lanes(e, loop.results[0])
-
-    return types.float32(ADDRESS, ADDRESS), generate
-
-
 @kernel
 def encode(y, rounding, high, low, terms):
     """Rotated rows y [n, W] -> their planes and terms. rounding: share of a norm that covers what float32 loses."""
     n, width = y.shape
     for i in range(n):
         row = y[i].ctypes.data
-        top = _largest(row, width)
+        top = largest(row, width)
         inverse, factor = np.float32(127) / max(top, np.float32(1e-30)), top / np.float32(127)
         squares = _encode_row(row, width, high[i].ctypes.data, low[i].ctypes.data, inverse, factor)
         norm = np.sqrt(np.float64(squares[0]))
@@ -102,9 +90,7 @@ def encode_queries(y, rounding, half, out):
     n, width = y.shape
     for i in range(n):
         row, codes, terms = y[i], out[i, :width].view(np.int8), out[i, width : width + 32].view(np.float32)
-        top = np.float32(0)
-        for j in range(width):
-            top = max(top, abs(row[j]))
+        top = largest(row.ctypes.data, width)
         inverse, scale = np.float32(127) / max(top, np.float32(1e-30)), top / np.float32(127)
         norm, error, total = 0.0, 0.0, 0
         for j in range(width):

@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import simd
-from .accumulate import BLOCK, least_of, lowest, reach, reached_by
+from .accumulate import BLOCK, least_of, lowest, not_before, reach, reached_by
 from .cache import inline, kernel
 from .heap import offer, ranked
 from .matmul import ADDRESS
@@ -102,16 +102,10 @@ def _part_of_code(rest, odd, code):
 
 
 @kernel
-def _part_of(rows, parts, low, high, row):
-    """The same from the list, rows[low : high]; 0 if the row is not in it."""
-    last = high
-    while low < high:
-        middle = (low + high) >> 1
-        if rows[middle] < row:
-            low = middle + 1
-        else:
-            high = middle
-    return parts[low] if low < last and rows[low] == row else np.float32(0)
+def _part_of(rows, parts, first, last, row):
+    """The same from the list, rows[first : last]; 0 if the row is not in it."""
+    at = not_before(rows, first, last, row)
+    return parts[at] if at < last and rows[at] == row else np.float32(0)
 
 
 @kernel
