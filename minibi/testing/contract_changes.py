@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import given
 
 from . import strategies
-from .contract_parts import needs, random_rows, refused, same, stored, tries
+from .contract_parts import holds, needs, random_rows, refused, same, stored, tries
 from .files import check_crashes, check_flips
 from .machine import replay
 from .readers import check_readers
@@ -42,19 +42,19 @@ class Changes(Subject):
             new = random_rows(len(ids), 4, len(ids))
             index.upsert(new, ids)
             truth.upsert(new, ids)
-            assert len(index) == len(truth)
+            holds(index, len(truth))
             self.verify(truth, index, np.vstack([x[:4], new[:4]]), 41)
 
     @needs("remove")
     def test_removed_ids_never_return(self, metric: str) -> None:
-        """Not for the vector itself, not with k beyond what is left, not after more was added."""
+        """A removed id is not found by its own vector, nor with k beyond what is left, nor after more was added."""
         x = random_rows(150, 6)
         index, truth = stored(self, x, range(150), metric)
         order = np.random.default_rng(1).permutation(150)
         for gone in (order[:1], order[1:60], order[60:100]):
             for part in (index, truth):
                 part.remove(gone.tolist())
-            assert len(index) == len(truth)
+            holds(index, len(truth))
             for k in (1, 10, 150):
                 self.verify(truth, index, x[gone[:5]], k)
         for part in (index, truth):
@@ -63,7 +63,7 @@ class Changes(Subject):
 
     @needs("remove")
     def test_a_removed_id_can_be_added_again(self, metric: str) -> None:
-        """With another vector, and only that one is found."""
+        """It comes back with another vector, and only that one is found."""
         index, truth = stored(self, random_rows(20, 3), range(20), metric)
         for part in (index, truth):
             part.remove([4, 5])
@@ -77,7 +77,7 @@ class Changes(Subject):
         index, truth = stored(self, x, range(30), metric)
         for part in (index, truth):
             part.remove(list(range(30)))
-        assert len(index) == 0
+        holds(index, 0)
         self.verify(truth, index, x[:3], 5)
         for part in (index, truth):
             part.add(x[:7], list(range(7)))
@@ -85,12 +85,12 @@ class Changes(Subject):
 
     @needs("remove", "refusal")
     def test_removing_what_is_not_there_is_refused(self, metric: str) -> None:
-        """And then nothing was removed."""
+        """remove() raises ValueError, and then nothing was removed."""
         x = random_rows(5, 3)
         index, truth = stored(self, x, range(5), metric)
         for bad in ([9], [1, 9], ["a"], [0.5]):
             refused(self, f"remove {bad}", index.remove, bad)
-        assert len(index) == 5
+        holds(index, 5)
         self.verify(truth, index, x, 5)
 
     @needs("compact", "remove")
@@ -109,7 +109,7 @@ class Changes(Subject):
 
     @needs("check", "remove")
     def test_check_finds_nothing_wrong(self, metric: str) -> None:
-        """Empty, filled, half removed."""
+        """check() is content with an index that is empty, filled, half removed."""
         index = self.make(4, metric)
         assert index.check() == []
         index.add(random_rows(90, 4), list(range(90)))
@@ -169,7 +169,7 @@ class Changes(Subject):
                 index.save(path)
                 before = path.read_bytes()
                 loaded = self.load(index, path)
-                assert len(loaded) == n
+                holds(loaded, n)
                 same(self.search(loaded, q, 7), self.search(index, q, 7))
                 for part in (loaded, truth):
                     part.add(random_rows(20, 5, 2), list(range(1000, 1020)))
@@ -198,7 +198,7 @@ class Changes(Subject):
 
     @needs("save")
     def test_a_crash_while_saving_leaves_the_old_file_or_the_new(self, metric: str) -> None:
-        """Whatever moment a kill or a power cut comes, and the new one once save has returned."""
+        """At whatever moment a kill or a power cut comes; and the new one once save has returned."""
         x = random_rows(12, 3)
         index, _ = stored(self, x[:7], range(7), metric)
         with tempfile.TemporaryDirectory() as folder:

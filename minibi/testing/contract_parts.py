@@ -30,8 +30,12 @@ def needs(*names: str) -> Callable[[F], F]:
 def tries(subject: Subject) -> settings:
     """How hypothesis tries: as the user's profile says, which may be slow, and shrinking if asked for."""
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large]
-    phases = tuple(p for p in Phase if subject.shrink or p not in (Phase.shrink, Phase.explain))
-    return settings(suppress_health_check=slow, phases=phases)
+    return settings(suppress_health_check=slow, phases=phases(subject))
+
+
+def phases(subject: Subject) -> tuple[Phase, ...]:
+    """What hypothesis does: all, or all but look for the smallest failure."""
+    return tuple(p for p in Phase if subject.shrink or p not in (Phase.shrink, Phase.explain))
 
 
 def random_rows(n: int, dim: int, seed: int = 0) -> Floats:
@@ -46,6 +50,11 @@ def stored(subject: Subject, x: ArrayLike, ids: Any, metric: str) -> tuple[Any, 
     index.add(x, list(ids))
     truth.add(x, list(ids))
     return index, truth
+
+
+def holds(index: Any, count: int) -> None:
+    """The index counts so many items."""
+    assert len(index) == count, f"len(index) is {len(index)}, not {count}"
 
 
 def same(a: tuple[Any, Any], b: tuple[Any, Any], words: str = "") -> None:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import ArrayLike
 
 from ..shapes import Floats
 from . import strategies
+from .contract_parts import phases
 from .oracle import Oracle
 from .subject import Subject, verify_range
 
@@ -217,5 +219,6 @@ def state_machine(
             if hasattr(self, "pair") and subject.has("check"):
                 self.pair.check()
 
+    Machine.TestCase.settings = settings(Machine.TestCase.settings, phases=phases(subject))
     Machine.__name__ = Machine.__qualname__ = f"Machine_{metric}_{dim}"
     return Machine

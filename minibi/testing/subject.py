@@ -48,7 +48,7 @@ class Subject:
     recall: float = 1.0  # the least mean recall of a batch of queries; 1.0 is exact search
     tolerance: float = 1e-5  # of scores, relative to the lengths of the two vectors
     errors: tuple[type[Exception], ...] = (ValueError,)  # what bad input raises
-    shrink: bool = True  # whether hypothesis looks for the smallest failure
+    shrink: bool = True  # whether hypothesis looks for the smallest failure, which may take minutes
     options: Mapping[str, Any] = MappingProxyType({})  # handed to every search, such as {"ef": 500}
 
     def make(self, dim: int, metric: str) -> Any:
@@ -122,7 +122,8 @@ def verify(
         n = len(given) - given.count(-1)
         assert -1 not in given[:n], f"{where}: id -1 stands before a result: {given}"
         given = given[:n]
-        assert len(set(given)) == n, f"{where}: an id is returned twice: {given}"
+        twice = next((id for id in given if given.count(id) > 1), None)
+        assert twice is None, f"{where}: id {twice} is returned twice: {given}"
         for id in given:
             state = "filtered out" if id in truth else "removed or was never there"
             assert id in place, f"{where}: id {id} was returned, which is {state}"

@@ -118,6 +118,15 @@ class Keeps(Oracle):
         return new
 
 
+class Sorts(Oracle):
+    """Puts the caller's ids into order."""
+
+    def remove(self, ids):
+        super().remove(ids)
+        if isinstance(ids, np.ndarray):
+            ids.sort()
+
+
 def contract(kind) -> IndexContract:
     class Contract(IndexContract):
         capabilities = EVERYTHING - {"save", "concurrent"}
@@ -141,6 +150,7 @@ CAUGHT = {
     NoFilter: "filters",
     Spills: "range search",
     Keeps: "the callers arrays are neither kept nor changed",
+    Sorts: "the callers arrays are neither kept nor changed",
 }
 
 
@@ -167,6 +177,20 @@ def test_an_audit_is_a_table():
     lines = str(found).splitlines()
     assert any("| filters" in line and "broken" in line and "filtered out" in line for line in lines)
     assert any("| saved and loaded" in line and "not offered" in line for line in lines)
+
+
+def test_an_audit_says_what_was_wrong():
+    for kind, words in (
+        (Sorts, "remove changed the array that it was given"), (Keeps, "the index kept the caller's array"),
+        (LargestFirst, "ids [[30, 20], [99, 4]] instead of [[10, 20], [4, 99]]"),
+        (Twice, "is returned twice"), (Remembers, "which is removed or was never there"),
+    ):  # fmt: skip
+        part = contract(kind)
+        for name in dir(part):
+            if name.startswith("test_") and name != "test_" + CAUGHT[kind].replace(" ", "_"):
+                setattr(part, name, None)
+        (verdict,) = audit(part).verdicts
+        assert verdict.outcome == "broken" and words in verdict.reason
 
 
 @pytest.mark.parametrize("kind", [Drops, Remembers, LargestFirst, Stale, NoFilter, Spills], ids=lambda k: k.__name__)
