@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,10 +52,38 @@ def tiny_texts(golden) -> list[str]:
 
 
 @pytest.fixture(scope="session")
+def pairs(golden) -> list[tuple[str, str]]:
+    return [tuple(pair) for pair in json.loads((golden / "cross_encoder.json").read_text())["pairs"]]
+
+
+@pytest.fixture(scope="module")
+def no_waiting_for_the_disk():
+    """fsync costs much and proves nothing where many files are written; how it is used is tested with the store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(scope="session")
 def compiled() -> None:
     """For tests about the compiled kernels themselves."""
     if PLAIN:
         pytest.skip("MINIBI_KERNELS=plain: there are no compiled kernels to test")
+
+
+@pytest.fixture(scope="session")
+def said_on(deep, compiled):
+    """said_on(program, "haswell"): what a program prints when it is compiled for this processor, and for others."""
+    if not deep:
+        pytest.skip("compiles for other processors: MINIBI_DEEP=1")
+
+    def said_on(program: str, *processors: str) -> list[str]:
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        others = [{"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": ""} for name in processors]
+        command = [sys.executable, "-c", program]
+        return [subprocess.check_output(command, env=env | other, text=True) for other in ({}, *others)]
+
+    return said_on
 
 
 @pytest.fixture(scope="session", params=["plain"] if PLAIN else ["plain", "fused"])

@@ -20,14 +20,9 @@ from minibi.index.exchange import (
     write_vectors,
 )
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+
 X = np.random.default_rng(7).normal(size=(40, 5)).astype(np.float32)  # as in golden/make_hnswlib.py
-
-
-@pytest.fixture(autouse=True, scope="module")
-def no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
 
 
 def test_what_hnswlib_wrote(golden):

@@ -14,15 +14,10 @@ from minibi import FlatIndex, HNSWIndex
 from minibi.errors import FormatError, InputError
 from minibi.store.snapshot import read_snapshot, write_snapshot
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+
 HUGE = 2**63 - 1
 N, DIM = 60, 5
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
 
 
 @pytest.fixture(scope="module")

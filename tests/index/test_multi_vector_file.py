@@ -11,6 +11,8 @@ from minibi import MultiVectorIndex
 from minibi.errors import FormatError
 from minibi.store.snapshot import read_snapshot, write_snapshot
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+
 DIM, N = 6, 25
 WAYS = {
     "float32": {"storage": "float32"},
@@ -26,13 +28,6 @@ def texts(seed=0):
 
 
 QUERY = np.random.default_rng(1).normal(size=(3, DIM)).astype(np.float32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
 
 
 @pytest.fixture(scope="module")

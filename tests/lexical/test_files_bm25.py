@@ -15,15 +15,10 @@ from minibi.lexical.terms import Pieces
 from minibi.store.snapshot import read_snapshot, write_snapshot
 from minibi.text.words import Words
 
+pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
+
 TEXTS = ["The cat sat on the mat", "cats and dogs, dogs", "über naïve straße", "", "birds fly; fish swim far away"]
 QUERIES = ["cat dog", "uber birds", "swim swim"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import move_transformer, place_transformer
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -170,8 +171,7 @@ def test_bytes_are_floats_again(golden, tmp_path, bits, again):
 
 
 @pytest.mark.parametrize("name", ["tiny-cross-encoder", "tiny-cross-encoder-3"])
-def test_cross_encoders(golden, tmp_path, load, name):
-    pairs = [tuple(pair) for pair in json.loads((golden / "cross_encoder.json").read_text())["pairs"]]
+def test_cross_encoders(golden, tmp_path, load, pairs, name):
     scores = {s: load(CrossEncoder, convert(golden / name, tmp_path / s, s)).predict(pairs, truncation="silent")
               for s in STORED}  # fmt: skip
     exact = load(CrossEncoder, golden / name).predict(pairs, truncation="silent")
@@ -198,18 +198,11 @@ def test_layers_behind_the_transformer_are_copied(golden, tmp_path, bits, stored
 @pytest.mark.parametrize("stored", STORED)
 def test_a_transformer_in_a_folder_of_its_own(copy, tmp_path, golden, bits, stored):
     folder = copy("tiny-bert-new")
-    inner = folder / "0_Transformer"
-    inner.mkdir()
-    for name in (WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"):
-        shutil.move(folder / name, inner / name)
-    modules = json.loads((folder / "modules.json").read_text())
-    modules[0]["path"] = "0_Transformer"
-    (folder / "modules.json").write_text(json.dumps(modules))
+    move_transformer(folder)
     moved = convert(folder, tmp_path / "moved", stored)
     usual = convert(golden / "tiny-bert-new", tmp_path / "usual", stored)
     assert np.array_equal(bits(moved), bits(usual)) and not (moved / WEIGHTS).exists()
-    modules[0]["path"] = ".."
-    (folder / "modules.json").write_text(json.dumps(modules))
+    place_transformer(folder, "..")
     with pytest.raises(ModelError, match="points outside its folder"):
         convert(folder, tmp_path / "outside", stored)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import WEIGHTS, change_json, change_weights
+from folders import WEIGHTS, change_json, change_weights, move_transformer
 from safetensors.numpy import load_file, save_file
 
 from minibi import BiEncoder, CrossEncoder
@@ -83,15 +83,8 @@ def test_shards_stay_in_their_folder(load, copy):
 
 
 def test_transformer_in_a_folder_of_its_own(load, copy, usual, tiny_texts):
-    """The layout of older models: 0_Transformer/, and modules.json names it."""
     folder = copy("tiny-bert")
-    inner = folder / "0_Transformer"
-    inner.mkdir()
-    for name in (WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json", "sentence_bert_config.json"):
-        shutil.move(folder / name, inner / name)
-    modules = json.loads((folder / "modules.json").read_text())
-    modules[0]["path"] = "0_Transformer"
-    (folder / "modules.json").write_text(json.dumps(modules))
+    move_transformer(folder)
     assert same(load, folder, usual, tiny_texts)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import minibi
-from minibi import BiEncoder, Collection
+from minibi import BiEncoder, Collection, LateInteraction
 from minibi.text.files import Document
 
 WORDS = ["rain", "sun", "tree", "river", "stone", "bread", "light", "house", "bird", "road", "wind", "salt", "night"]
@@ -19,6 +19,11 @@ WORDS = ["rain", "sun", "tree", "river", "stone", "bread", "light", "house", "bi
 def model(golden) -> BiEncoder:
     """tiny-bert: 36 dimensions, 48 tokens."""
     return BiEncoder(golden / "tiny-bert")
+
+
+@pytest.fixture(scope="session")
+def late(golden) -> LateInteraction:
+    return LateInteraction(golden / "tiny-bert")
 
 
 @pytest.fixture
@@ -66,9 +71,6 @@ def child_env() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": root, "MINIBI_KERNELS": "plain"}
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_the_disk(request):
-    """fsync costs much and proves nothing here; how it is used is tested with the store."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
+@pytest.fixture(scope="module", autouse=True)
+def quick(no_waiting_for_the_disk):
+    """For all tests here."""

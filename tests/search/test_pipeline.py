@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibi import BiEncoder, CrossEncoder, FlatIndex, LateInteraction
+from minibi import CrossEncoder, FlatIndex
 from minibi.errors import InputError
 from minibi.lexical.bm25 import BM25
 from minibi.search.fusion import convex, reciprocal_rank
@@ -25,16 +25,6 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 TEXTS = ["the sun and the rain", "bread on stone", "night wind", "the river road", "salt and glass", "rain on the road"]
 IDS = [f"d{i}" for i in range(len(TEXTS))]
 HELD = dict(zip(IDS, TEXTS, strict=True))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return BiEncoder(GOLDEN / "tiny-bert")
-
-
-@pytest.fixture(scope="module")
-def late():
-    return LateInteraction(GOLDEN / "tiny-bert")
 
 
 class Fixed:

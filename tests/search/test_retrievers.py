@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minibi import BM25, BiEncoder, FlatIndex, Hits, LateInteraction, MultiVectorIndex
+from minibi import BM25, FlatIndex, Hits, MultiVectorIndex
 from minibi.errors import InputError
 from minibi.search.pipeline import Pipeline
 from minibi.search.rerank import rerank
@@ -16,16 +16,6 @@ from minibi.search.retrievers import Dense, Late, Lexical
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 TEXTS = ["the sun and the rain", "bread on stone", "night wind", "the river road", "salt and glass", "rain on the road"]
 IDS = [f"d{i}" for i in range(len(TEXTS))]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return BiEncoder(GOLDEN / "tiny-bert")
-
-
-@pytest.fixture(scope="module")
-def late():
-    return LateInteraction(GOLDEN / "tiny-bert")
 
 
 @pytest.fixture(params=["dense", "bm25", "colbert"])

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minibi import BiEncoder, LateInteraction
 from minibi.errors import InputError
 from minibi.index.factory import index_factory
 from minibi.search.passages import passages_of
@@ -23,16 +22,6 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 SENTENCES = ["The sun and the rain.", "Bread on stone.", "Night wind!", "The river road.", "Salt and glass.", "Rain."]
 DOCUMENTS = st.lists(st.lists(st.sampled_from(SENTENCES), max_size=14).map(" ".join), min_size=1, max_size=8)
 SIZE = 16
-
-
-@pytest.fixture(scope="module")
-def model():
-    return BiEncoder(GOLDEN / "tiny-bert")
-
-
-@pytest.fixture(scope="module")
-def late():
-    return LateInteraction(GOLDEN / "tiny-bert")
 
 
 def make(kind: str, model, late, aggregate: str) -> Windowed:

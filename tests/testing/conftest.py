@@ -6,7 +6,5 @@ import pytest
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_waiting_for_the_disk():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda _: None)
-        yield
+def quick(no_waiting_for_the_disk):
+    """For all of them."""
