@@ -196,7 +196,7 @@ ax.set_xticks([1, 4, 8, 12, 16, 24, 32, 40])
 plt.show()
 
 print(f"one sum: {one_sum:.0f} GFLOP/s;  {best} sums: {peak:.0f};  the most, {counts[-1]}: {by_count[counts[-1]]:.0f}")
-print(f"so while one fma is on its way, up to {peak / one_sum:.1f} others could have begun")
+print(f"so in the time that one fma takes from end to end, {peak / one_sum:.1f} of them can begin")
 assert peak >= one_sum
 
 # %% [markdown]
@@ -633,7 +633,9 @@ share = {name: final[name] / final["peak"] for name in steps}
 fig, ax = plt.subplots(figsize=(8.5, 3.6))
 colours = [ink.orange if "NumPy" in name else ink.blue for name in share]
 bars = ax.barh(list(share), list(share.values()), color=colours)
-ax.bar_label(bars, [f"{v:.1%}" if v > 0.0005 else f"{v:.4%}" for v in share.values()], padding=4)
+labels = ax.bar_label(bars, [f"{v:.1%}" if v > 0.0005 else f"{v:.4%}" for v in share.values()], padding=4)
+for label in labels:
+    label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})  # above the line at 100%
 ax.axvline(1, color=ink.red, lw=1, ls="--")
 ax.set(title=f"Share of the peak ({final['peak']:.0f} GFLOP/s)", xlim=(0, 1.12))
 ax.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")

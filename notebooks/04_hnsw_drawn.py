@@ -374,7 +374,7 @@ left.set_xticks(breadths, map(str, breadths))
 left.minorticks_off()
 right.plot(made, recalls, color=ink.blue, marker="o")
 for ef, x, y in zip(breadths, made, recalls, strict=True):
-    right.annotate(f"ef {ef}", (x, y), (7, -4), textcoords="offset points", size=8.5)
+    right.annotate(f"ef {ef}", (x, y), (8, -9), textcoords="offset points", size=8.5)
 right.set(
     title="and compares more", xlabel=f"comparisons per query, of {N}", ylabel="recall@10", xlim=(0, max(made) * 1.15)
 )
@@ -723,5 +723,5 @@ for m in (2, 4, 8, 16):
 # | the paper's algorithms, readable | `minibi/index/hnsw_plain.py` |
 # | the index: batches, levels, searching, filters | `minibi/index/hnsw.py` |
 # | removal, the tree of parents, the proof | `minibi/index/hnsw_repair.py` |
-# | the same, compiled | `minibi/kernels/graph.py`, `minibi/kernels/graph_build.py` |
+# | the same, compiled: walks that take turns, links | `minibi/kernels/walk.py`, `minibi/kernels/graph_build.py` |
 # | speed beside other libraries | `benchmarks/ann`, `benchmarks/RESULTS.md` |

@@ -140,12 +140,14 @@ def frame(ax: plt.Axes) -> None:
 
 
 def write_beside(ax: plt.Axes, points: NDArray[Any], labels: Sequence[str]) -> None:
-    """Writes each label near its point [N, 2], where it covers least of other points and labels and stays inside.
+    """Writes each label near its point [N, 2], where it covers least of points, texts and lines and stays inside.
 
     Call it last: what changes the size of the axes afterwards moves points and labels apart.
     """
     ax.figure.draw_without_rendering()
     taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in ax.transData.transform(points)]
+    taken += [text.get_window_extent() for text in ax.texts]
+    lines = [line.get_path().transformed(line.get_transform()) for line in ax.lines if line.get_linestyle() != "None"]
     sides = [(dx, dy) for far in (6, 12, 20) for dx, dy in ((far, 0), (-far, 0), (0, far), (0, -far), (far, far))]
     for point, label in zip(points, labels, strict=True):
         tried = []
@@ -154,9 +156,11 @@ def write_beside(ax: plt.Axes, points: NDArray[Any], labels: Sequence[str]) -> N
             text = ax.annotate(label, point, (dx, dy), textcoords="offset points", ha=ha, va=va, size=8)
             box = text.get_window_extent()
             shared = (Bbox.intersection(box, other) for other in taken)
+            crossed = sum(line.intersects_bbox(box, filled=False) for line in lines)
             inside = Bbox.intersection(box, ax.bbox) or Bbox.null()
             outside = box.width * box.height - max(inside.width, 0) * max(inside.height, 0)
-            tried.append((outside + sum(s.width * s.height for s in shared if s), text, box))
+            covered = sum(s.width * s.height for s in shared if s) + crossed * box.width * box.height / 4
+            tried.append((outside + covered, text, box))
         _, best, box = min(tried, key=lambda one: one[0])  # the first of equals: the nearest
         for _, text, _ in tried:
             if text is not best:
