@@ -312,8 +312,8 @@ def test_three_hundred_queries_of_a_thousand_hits_are_quick():
     rows = np.stack([rng.permutation(5000)[:1000] for _ in range(300)])
     query_ids = [f"q{i}" for i in range(300)]
     qrels = {query: {doc_ids[i]: 1 for i in rng.integers(0, 5000, 20)} for query in query_ids}
-    start = time.perf_counter()
+    start = time.process_time()
     evaluate(
         qrels, run_from_arrays(query_ids, doc_ids, rng.random(rows.shape, np.float32), rows), [*DEFAULT_METRICS, "map"]
     )
-    assert time.perf_counter() - start < 5  # about 0.3 s; the margin is for a busy machine
+    assert time.process_time() - start < 5  # about 0.3 s; the margin is for a busy machine
