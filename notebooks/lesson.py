@@ -156,7 +156,7 @@ def write_beside(ax: plt.Axes, points: NDArray[Any], labels: Sequence[str]) -> N
             text = ax.annotate(label, point, (dx, dy), textcoords="offset points", ha=ha, va=va, size=8)
             box = text.get_window_extent()
             shared = (Bbox.intersection(box, other) for other in taken)
-            crossed = sum(line.intersects_bbox(box, filled=False) for line in lines)
+            crossed = sum(line.intersects_bbox(box.padded(3), filled=False) for line in lines)
             inside = Bbox.intersection(box, ax.bbox) or Bbox.null()
             outside = box.width * box.height - max(inside.width, 0) * max(inside.height, 0)
             covered = sum(s.width * s.height for s in shared if s) + crossed * box.width * box.height / 4
