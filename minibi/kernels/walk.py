@@ -26,7 +26,7 @@ from .cache import inline, kernel
 from .distance import distances_to
 from .keys import fetch, from_ordered
 from .matmul import ADDRESS
-from .memory import float_at, int32_at, int64_at, set_int32, set_int64, set_uint64, uint64_at
+from .memory import address, float_at, int32_at, int64_at, set_int32, set_int64, set_uint64, uint64_at
 from .pool import EIGHT, GREATEST, clear, insert, key_at, key_of, row_of, set_key
 from .simd import LANES
 from .sixteen import lowest_bit
@@ -88,11 +88,11 @@ class Sample(NamedTuple):
 @inline
 def field_of(rows, graph, walks, slots, count, ef):
     return Field(
-        rows.table.ctypes.data, rows.table.shape[1], rows.tails, rows.apart, rows.kind, rows.metric, rows.width,
-        graph.links.ctypes.data, graph.links.shape[1], graph.upper.ctypes.data, graph.offsets.ctypes.data,
+        address(rows.table), rows.table.shape[1], rows.tails, rows.apart, rows.kind, rows.metric, rows.width,
+        address(graph.links), graph.links.shape[1], address(graph.upper), address(graph.offsets),
         count, ef,
-        walks.marks.ctypes.data, walks.marks.shape[1], walks.pool.ctypes.data, walks.pool.shape[1],
-        walks.seen.ctypes.data, walks.seen.shape[1], walks.state.ctypes.data, slots,
+        address(walks.marks), walks.marks.shape[1], address(walks.pool), walks.pool.shape[1],
+        address(walks.seen), walks.seen.shape[1], address(walks.state), slots,
     )  # fmt: skip
 
 
