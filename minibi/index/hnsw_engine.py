@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from ..environment import plain_kernels
 from ..hashing import mixed
 from ..shapes import Floats, Ints, aligned, aligned_copy, writeable
+from ..threads import on_each
 from .codes import Codes, Floating, signs
 from .contract import View
 
 MAX_LEVEL = 30
 SAMPLE = 128  # rows that a search may choose its beginning from
 WALKS = 6  # queries that one thread walks for in turns
+FEW_ROWS = 12  # not worth a second thread
 NEIGHBOURS_OF_REMOVED = 511  # candidates for the new links of a row some of whose neighbours were removed
 _local = threading.local()
 
@@ -118,16 +120,19 @@ class Engine:
         copied = aligned_copy(self._rows.table[which])
         return self._rows_of(copied, self._codec.kind, self._metric, self._codec.width, tails), which, tails
 
-    def find_neighbours(
-        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
-    ) -> None:
+    def find_neighbours(self, entry: int, root: int, first: int, last: int, m: int, ef: int, live: Any) -> None:
+        """Links of the new rows first .. last-1 to those before them, by all threads."""
         from ..kernels import graph_build
 
-        walks = self._walks(ef).walks
-        queries = aligned((len(walks.state), -(-self._codec.query_size // 64) * 64), np.uint8)
-        graph_build.find_neighbours(
-            self._rows, self._graph, entry, root, count, first, last, m, ef, live, walks, queries
-        )
+        def some() -> None:
+            walks = self._walks(ef).walks
+            queries = aligned((WALKS, -(-self._codec.query_size // 64) * 64), np.uint8)
+            graph_build.find_neighbours(
+                self._rows, self._graph, entry, root, first, last, m, ef, live, walks, queries, taken
+            )
+
+        taken = np.zeros(1, np.int64)
+        on_each(some, None if last - first > FEW_ROWS else 1)
 
     def adopt(self, first: int, last: int, limit: int) -> None:
         from ..kernels import graph_build
@@ -136,15 +141,22 @@ class Engine:
         kin = a["parents"], a["children"], a["youngest"]
         graph_build.adopt(self._rows, a["links"], first, last, limit, *kin)
 
-    def link_back(
-        self, layer: int, slots: Ints, targets: Ints, sources: Any, starts: Ints, first: int, last: int
-    ) -> None:
+    def link_back(self, first: int, last: int, m: int) -> None:
+        """The rows that rows first .. last-1 link to link to them in turn, by all threads; so do their parents."""
         from ..kernels import graph_build
 
-        a = self._arrays
-        table = a["links"] if layer == 0 else a["upper"]
-        parents = a["parents"] if layer == 0 else graph_build.NO_PARENTS
-        graph_build.link_back(self._rows, table, slots, targets, sources, starts, first, last, parents, self._query())
+        graph, parents = self._graph, self._arrays["parents"]
+        pairs = (last - first) * (m + 1) + m * int(graph.levels[first:last].sum(dtype=np.int64))
+        slots, targets, starts = np.empty(pairs, np.int64), np.empty(pairs, np.int64), np.zeros(pairs + 1, np.int64)
+        sources, work = np.empty(pairs, np.int32), np.empty((2, pairs), np.int32)
+        found = slots, targets, starts, sources
+        lists = graph_build.group(graph, parents, first, last, m, self._places(), *found, work)
+        taken = np.zeros(1, np.int64)
+
+        def some() -> None:
+            graph_build.link_back(self._rows, graph, lists, *found, parents, self._query(), taken)
+
+        on_each(some, None if last - first > FEW_ROWS else 1)
 
     def bypass(self, layer: int, owners: Any, live: Any, fresh: Any, first: int, last: int) -> None:
         from ..kernels import graph_build
@@ -175,6 +187,13 @@ class Engine:
         held, (rows, links) = rooms.get(self._codec.dim), self._needs
         if held is None or not held.fits(rows, ef, links):
             held = rooms[self._codec.dim] = Room(rows, ef, links, self._codec.dim)
+        return held
+
+    def _places(self) -> Any:
+        """This thread's zeros, one for each list of links."""
+        size, held = len(self._graph.links) + len(self._graph.upper), getattr(_local, "places", None)
+        if held is None or len(held) < size:
+            held = _local.places = np.zeros(size, np.int32)
         return held
 
     def _scratch(self, most: int) -> Any:
