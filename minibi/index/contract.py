@@ -340,11 +340,7 @@ class Index:
         self._reserve(first + len(x))
         arrays = self._view.arrays
         vectors, codec = arrays["vectors"][first : first + len(x)], self._codec
-
-        def some(a: int, b: int) -> None:
-            vectors[a:b] = codec.encode(x[a:b]).view(codec.dtype)
-
-        in_pieces(some, 0, len(x), 256, 1024)
+        in_pieces(lambda a, b: np.copyto(vectors[a:b], codec.encode(x[a:b]).view(codec.dtype)), 0, len(x), 256, 1024)
         arrays["ids"][first : first + len(x)] = ids
         self._link(first, first + len(x))
 
@@ -408,11 +404,7 @@ class Index:
         a = as_vectors(x, self.dim, name=name)
         if self.metric == "cosine":
             unit = np.empty_like(a)
-
-            def some(first: int, last: int) -> None:
-                unit[first:last] = unit_rows(a[first:last])
-
-            in_pieces(some, 0, len(a), 512, 1024)
+            in_pieces(lambda i, j: np.copyto(unit[i:j], unit_rows(a[i:j])), 0, len(a), 512, 1024)
             return unit
         if len(a) and np.abs(a).max() > 1e17:
             raise InputError(f"{name} hold a number beyond 1e17, whose products would overflow: scale them down")

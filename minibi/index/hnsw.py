@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import whole
-from ..environment import plain_kernels, thread_count
+from ..environment import plain_kernels
 from ..errors import InputError
 from ..shapes import Floats, Ints, as_vectors, unit_rows
-from ..threads import in_pieces, parallel_map
+from ..threads import in_pieces
 from .codes import CODES, Codes, codec_for
 from .contract import Index, View
 from .flat import scan
@@ -185,10 +185,15 @@ class HNSWIndex(Index):
     # ------------------------------------------------------------------ searching
 
     def _answer(self, view: View, x: Floats, k: int, ef: int | None, nprobe: int | None) -> tuple[Floats, Ints] | None:
-        if len(x) > QUERIES_PER_JOB:
-            return None
         entry = None if self._sampled else view.facts["entry"]
-        return self._engine(view).answer(view, entry, x, max(ef or self.ef, k), self._codec, k)
+        return self._engine(view).answer(
+            view, entry, x, self._wide(view, ef, k, view.count - view.gone), self._codec, k
+        )
+
+    def _wide(self, view: View, ef: int | None, k: int, live: int) -> int:
+        """How many candidates a search keeps of which a share may be returned."""
+        ef = max(ef or self.ef, k)
+        return ef if live == view.count else min(-(-ef * view.count // live), view.count)
 
     def _search(
         self, view: View, queries: Floats, k: int, mask: NDArray[np.bool_], live: int, **breadth: int
@@ -196,21 +201,10 @@ class HNSWIndex(Index):
         ef = max(breadth.get("ef", self.ef), k)
         if live < view.count - view.gone and live * live <= EXACT * ef * view.count:
             return self._scan(view, queries, k, mask)
-        wide = ef if live == view.count else min(-(-ef * view.count // live), view.count)
         engine, stored, ids = self._engine(view), view.arrays["vectors"].view(np.uint8), view["ids"]
         entry, root = None if self._sampled else view.facts["entry"], view.facts["root"]
-
-        def job(some: Floats) -> tuple[Floats, Ints]:
-            return engine.search(entry, root, some, wide, self._codec, stored, mask, ids, k)
-
-        if len(queries) <= QUERIES_PER_JOB:
-            distances, rows = job(queries)
-        else:
-            threads = thread_count()
-            share = -(-len(queries) // (4 * threads)) if threads > 1 else len(queries)
-            most = min(max(share, QUERIES_PER_JOB), 8 * QUERIES_PER_JOB)  # few ends, where walks lack company
-            jobs = (queries[first : first + most] for first in range(0, len(queries), most))
-            distances, rows = (np.concatenate(p) for p in zip(*parallel_map(job, jobs), strict=True))
+        wide = self._wide(view, ef, k, live)
+        distances, rows = engine.search(entry, root, queries, wide, self._codec, stored, mask, ids, k)
         if rows[:, -1].min() < 0:  # too many of the nearest were filtered out
             short = np.flatnonzero(rows[:, -1] < 0)
             distances[short], rows[short] = self._scan(view, queries[short], k, mask)

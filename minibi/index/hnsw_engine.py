@@ -19,7 +19,8 @@ from .contract import View
 MAX_LEVEL = 30
 SAMPLE = 128  # rows that a search may choose its beginning from
 WALKS = 6  # queries that one thread walks for in turns
-FEW_ROWS = 12  # not worth a second thread
+FEW_ROWS, FEW_QUERIES = 12, 64  # not worth a second thread
+MOST_QUERIES = 16384  # at once: whoever interrupts a search will not wait for more
 NEIGHBOURS_OF_REMOVED = 511  # candidates for the new links of a row some of whose neighbours were removed
 _local = threading.local()
 
@@ -78,10 +79,8 @@ class Engine:
         mask: NDArray[np.bool_], ids: Ints, k: int,
     ) -> tuple[Floats, Ints]:  # fmt: skip
         """Distances and rows [Q, k] of the nearest found from the entry point; None: from the nearest of a sample."""
-        out, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
-        asked, places = self._about(entry, root, exact, stored, len(mask)), self._walks(ef).places
-        self._search(asked[1], places, writeable(x), ef, mask, ids, False, out, found)
-        return out, found
+        asked = self._about(entry, root, exact, stored, len(mask))
+        return self._all(asked[1], x, ef, mask, ids, False, k)[:2]
 
     def answer(
         self, view: View, entry: int | None, x: Floats, ef: int, exact: Floating | Codes, k: int
@@ -93,9 +92,27 @@ class Engine:
             held = self._about(entry, view.facts["root"], exact, view.arrays["vectors"].view(np.uint8), view.count)
             asked = self._whole = entry, held, view["live"], view["ids"]
         _, held, live, ids = asked
-        scores, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
-        fine = self._search(held[1], self._walks(ef).places, writeable(x), ef, live, ids, True, scores, found)
+        scores, found, fine = self._all(held[1], x, ef, live, ids, True, k)
         return (scores, found) if fine else None
+
+    def _all(
+        self, asked: Any, x: Floats, ef: int, mask: NDArray[np.bool_], ids: Ints, final: bool, k: int
+    ) -> tuple[Floats, Ints, bool]:
+        """`graph_search.search`, by all threads where it is worth it."""
+        x, out, found = writeable(x), np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+        if len(x) <= FEW_QUERIES:
+            return out, found, self._search(asked, self._walks(ef).places, x, ef, mask, ids, final, out, found)
+        fine = True
+        for first in range(0, len(x), MOST_QUERIES):
+            part, taken = slice(first, first + MOST_QUERIES), np.zeros(1, np.int64)
+
+            def some(part: slice = part, taken: Ints = taken) -> bool:
+                places = self._walks(ef).places.copy()
+                places[-1] = taken.ctypes.data
+                return self._search(asked, places, x[part], ef, mask, ids, final, out[part], found[part])
+
+            fine &= all(on_each(some))
+        return out, found, fine
 
     def _about(self, entry: int | None, root: int, exact: Floating | Codes, stored: Any, count: int) -> Any:
         """(what they are for, `graph_search.numbers_of`, the arrays whose addresses they hold): the last are kept, and
