@@ -27,7 +27,7 @@ from .hnsw_repair import Surgery, count_children, find_faults, used_upper
 QUERIES_PER_JOB = 128
 LARGEST_BATCH = 8192  # rows inserted without a chance for readers to see them
 BATCH_SHARE = 50  # a batch is at most a fiftieth of what stands: larger ones cost recall
-EXACT = 12  # a filter that leaves n of N rows is answered by a scan if n * n <= EXACT * ef * N
+EXACT = 20  # a filter that leaves n of N rows is answered by a scan if n * n <= EXACT * ef * N
 
 
 class HNSWIndex(Index):
@@ -128,7 +128,7 @@ class HNSWIndex(Index):
         arrays["levels"][first:last] = levels
         arrays["offsets"][first:last] = used + np.cumsum(levels, dtype=np.int64) - levels
         if self._walked == "codes":
-            in_pieces(lambda a, b: self._encode(arrays, a, b), first, last, 64, 256)
+            in_pieces(lambda a, b: self._encode(arrays, a, b), first, last, 128, 1024)
         needed = used + int(levels.sum(dtype=np.int64))
         if needed > len(arrays["upper"]):
             upper = np.full((max(needed, 2 * used, 16), self.M), -1, np.int32)
@@ -186,14 +186,17 @@ class HNSWIndex(Index):
 
     def _answer(self, view: View, x: Floats, k: int, ef: int | None, nprobe: int | None) -> tuple[Floats, Ints] | None:
         entry = None if self._sampled else view.facts["entry"]
-        return self._engine(view).answer(
-            view, entry, x, self._wide(view, ef, k, view.count - view.gone), self._codec, k
-        )
+        wide = self._wide(view, ef, k, view.count - view.gone)
+        return self._engine(view).answer(view, entry, x, wide, self._codec, k)
 
     def _wide(self, view: View, ef: int | None, k: int, live: int) -> int:
-        """How many candidates a search keeps of which a share may be returned."""
-        ef = max(ef or self.ef, k)
-        return ef if live == view.count else min(-(-ef * view.count // live), view.count)
+        """How many candidates a search keeps so that some `ef` of them may be returned; behind a filter up to half as
+        many again, or it would end too early."""
+        ef, present = max(ef or self.ef, k), view.count - view.gone
+        if live < present:
+            ef = min(ef * present // live, ef + ef // 2)
+        spent = max(len(self._stale), view.gone // 4)  # on removed rows that are still met, on links that were lost
+        return min(-(-ef * (present + spent) // live), view.count) if live < view.count else ef
 
     def _search(
         self, view: View, queries: Floats, k: int, mask: NDArray[np.bool_], live: int, **breadth: int
