@@ -16,7 +16,7 @@ from .cache import inline, kernel
 from .distance import as_query, same_rows, some_distances
 from .graph import insert_key, new_stamp, slot_of
 from .keys import fetch
-from .memory import take
+from .memory import address, take
 from .pool import key_at, key_of, row_of, set_key
 from .walk import LEVEL, REST, SIZE, STAGE, TASK, advance, begin, enter_layer, field_of, get, pool_of, put, state_of
 
@@ -79,7 +79,7 @@ def find_neighbours(rows, graph, entry, root, first, last, m, ef, live, walks, q
     chosen = np.empty(m + 4, np.int32)
     keys = np.empty(ef, np.int64)
     scratch_query = np.empty(queries.shape[1], np.uint8)
-    next_row = taken.ctypes.data
+    next_row = address(taken)
     slots = min(walks.state.shape[0], last - first)
     field = field_of(rows, graph, walks, slots, first, ef)
     walking = 0
@@ -210,13 +210,13 @@ def link_back(rows, graph, lists, slots, targets, starts, sources, parent, scrat
     keys = np.empty(size + most + 1, np.int64)
     chosen = np.empty(size + 4, np.int32)
     while True:
-        first = take(taken.ctypes.data, TOGETHER)
+        first = take(address(taken), TOGETHER)
         if first >= lists:
             break
         last = min(first + TOGETHER, lists)
         for i in range(first, last):
             mine = _list_of(graph, slots[i])
-            fetch(mine.ctypes.data, 4 * mine.size)
+            fetch(address(mine), 4 * mine.size)
         for i in range(first, last):
             if i + 1 < last:
                 _ask_for(rows, _list_of(graph, slots[i + 1]))
@@ -233,8 +233,9 @@ def _list_of(graph, slot):
 def _ask_for(rows, which):
     """Asks memory for the rows of a list that is full: they will be compared."""
     if which[which.size - 1] >= 0:
+        base, stride = address(rows.table), rows.table.shape[1]
         for j in range(which.size):
-            fetch(rows.table.ctypes.data + rows.table.shape[1] * np.int64(which[j]), rows.table.shape[1])
+            fetch(base + stride * np.int64(which[j]), stride)
 
 
 @inline

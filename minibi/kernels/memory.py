@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
 from . import simd
+from .cache import inline
 from .matmul import ADDRESS
 
 
@@ -50,3 +52,9 @@ def take(typing_context, address, many):
         return builder.atomic_rmw("add", place, args[1], "monotonic")
 
     return types.int64(ADDRESS, types.int64), generate
+
+
+@inline
+def address(array):
+    """Where an array begins, signed: Numba's own is not, and the sum of it and an int64 would be a float."""
+    return np.int64(array.ctypes.data)
