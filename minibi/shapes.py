@@ -45,7 +45,9 @@ def as_vectors(x: ArrayLike, dim: int | None = None, *, name: str = "vectors") -
         raise InputError(f"{name} must have shape [N, {dim or 'dim'}], not {list(raw.shape)}")
     if dim is not None and a.shape[1] != dim:
         raise InputError(f"{name} have {a.shape[1]} dimensions, expected {dim}")
-    if not np.isfinite(a).all():
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(a.sum()) or np.isfinite(a).all()
+    if not finite:
         row = int(np.flatnonzero(~np.isfinite(a).all(axis=1))[0])
         raise InputError(f"{name} must be finite in float32: row {row} holds NaN, infinity or a value beyond 3.4e38")
     return a
@@ -92,8 +94,10 @@ def unit_rows(x: Floats) -> Floats:
     Each row's result depends on that row alone, whatever N is.
     """
     unit = np.empty_like(x)
+    room = np.empty((2, min(len(x), ROWS), x.shape[1]))
     for first in range(0, len(x), ROWS):
-        wide = x[first : first + ROWS].astype(np.float64)  # squares of float32 neither overflow nor vanish here
-        norm = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
-        unit[first : first + ROWS] = wide / np.where(norm > 0, norm, 1)
+        wide, squares = room[:, : len(x) - first]
+        wide[:] = x[first : first + ROWS]  # squares of float32 neither overflow nor vanish in float64
+        norm = np.sqrt(np.multiply(wide, wide, out=squares).sum(axis=1, keepdims=True))
+        np.divide(wide, np.where(norm > 0, norm, 1), out=unit[first : first + ROWS], casting="same_kind")
     return unit

@@ -92,3 +92,36 @@ def parallel_ranges(work: Callable[[int, int], object], count: int, threads: int
             future.exception()
     for future in waiting:
         future.result()
+
+
+def in_pieces(work: Callable[[int, int], object], first: int, last: int, least: int, most: int) -> None:
+    """`work(a, b)` over first .. last-1 in pieces of `least` to `most`, four for each thread where it can be, so that
+    none waits long for another at the end. An exception in `work` reaches the caller."""
+    if last - first <= least:
+        work(first, last)
+        return
+    size = min(max(-(-(last - first) // (4 * thread_count())), least), most)
+    for _ in parallel_map(lambda a: work(a, min(a + size, last)), range(first, last, size)):
+        pass
+
+
+def on_each(work: Callable[[], A], threads: int | None = None) -> list[A]:
+    """What `work()` returns on each of `threads` threads at once, the caller's own among them.
+
+    For work that takes its next piece from a counter which all share (`kernels.memory.take`): whoever is free goes on,
+    and a thread that only comes when nothing is left is not waited for. So there may be fewer results than threads;
+    inside other work there is one. An exception in `work` reaches the caller, once all have ended.
+    """
+    count = 1 if _in_worker() else thread_count(threads)
+    if count == 1:
+        return [work()]
+    pool = _pool("minibi-part", count - 1)
+    waiting = [pool.submit(work) for _ in range(count - 1)]
+    try:
+        _here.worker = True
+        results = [work()]
+    finally:
+        _here.worker = False
+        begun = [future for future in waiting if not future.cancel()]
+        wait_for(begun)
+    return results + [future.result() for future in begun]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from minibi import environment
 from minibi.environment import cache_folder, plain_kernels, thread_count, weights_folder
 from minibi.errors import InputError
-from minibi.threads import parallel_map, parallel_ranges
+from minibi.threads import in_pieces, on_each, parallel_map, parallel_ranges
 
 
 @pytest.fixture
@@ -162,6 +163,39 @@ def test_an_exception_reaches_the_caller(threads):
     with pytest.raises(KeyError, match="seven"):
         next(results)
     assert list(parallel_map(work, range(7), threads)) == list(range(7)), "the pool is still good"
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "5"])
+@pytest.mark.parametrize("count", [0, 1, 7, 100, 1000])
+def test_pieces_cover_everything_once(monkeypatch, count, threads):
+    monkeypatch.setenv("MINIBI_NUM_THREADS", threads)
+    pieces: list[tuple[int, int]] = []
+    in_pieces(lambda a, b: pieces.append((a, b)), 5, 5 + count, 10, 60)
+    assert sorted(i for a, b in pieces for i in range(a, b)) == list(range(5, 5 + count))
+    assert all(b - a <= 60 for a, b in pieces) and (count < 10 or sum(b - a < 10 for a, b in pieces) <= 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_on_each_thread_what_is_left_is_taken(threads):
+    """Whoever is free goes on; a failure reaches the caller, and then all have ended."""
+    left, done = list(range(50)), []
+
+    def work():
+        while left:
+            with suppress(IndexError):  # another was faster
+                done.append(left.pop())
+        return threading.get_ident()
+
+    idents = on_each(work, threads)
+    assert idents[0] == threading.get_ident() and 1 <= len(idents) <= threads and sorted(done) == list(range(50))
+    assert len(on_each(lambda: len(on_each(work, threads)), threads)) >= 1
+    assert on_each(lambda: on_each(lambda: 7, threads) == [7], threads)[0], "inside other work there is one"
+
+    def fail():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        on_each(fail, threads)
 
 
 @pytest.mark.parametrize("inner", [parallel_map, parallel_ranges])

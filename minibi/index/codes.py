@@ -46,7 +46,9 @@ class Floating:
         self.stride, self.query_size = self.dtype.itemsize * self.width, 4 * self.width
 
     def encode(self, x: Floats) -> Bytes:
-        """x [n, dim] -> uint8 [n, stride]. Raises InputError where float16 would overflow."""
+        """x [n, dim] -> uint8 [n, stride], x itself where it can be. Raises InputError where float16 would overflow."""
+        if self.width == self.dim and self.dtype == x.dtype and x.flags.c_contiguous:
+            return x.view(np.uint8)
         if self.kind and len(x) and np.abs(x).max() > 65504:
             raise InputError("float16 holds numbers up to 65504: scale the vectors down or keep them as float32")
         out = np.zeros((len(x), self.width), self.dtype)

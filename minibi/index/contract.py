@@ -31,6 +31,7 @@ from ..arguments import as_ids, new_ids, next_ids, whole
 from ..errors import FormatError, InputError
 from ..shapes import Floats, Ints, aligned, aligned_copy, as_vectors, plain_rows, unit_rows
 from ..store.snapshot import read_snapshot, write_snapshot
+from ..threads import in_pieces
 from .codes import codec_for
 from .filters import Filter, allowed
 from .ids import IdTable
@@ -338,7 +339,8 @@ class Index:
         first = self._view.count
         self._reserve(first + len(x))
         arrays = self._view.arrays
-        arrays["vectors"][first : first + len(x)] = self._codec.encode(x).view(self._codec.dtype)
+        vectors, codec = arrays["vectors"][first : first + len(x)], self._codec
+        in_pieces(lambda a, b: np.copyto(vectors[a:b], codec.encode(x[a:b]).view(codec.dtype)), 0, len(x), 256, 1024)
         arrays["ids"][first : first + len(x)] = ids
         self._link(first, first + len(x))
 
@@ -401,7 +403,9 @@ class Index:
         """Checked, and of length one for cosine: [n, dim]."""
         a = as_vectors(x, self.dim, name=name)
         if self.metric == "cosine":
-            return unit_rows(a)
+            unit = np.empty_like(a)
+            in_pieces(lambda i, j: np.copyto(unit[i:j], unit_rows(a[i:j])), 0, len(a), 512, 1024)
+            return unit
         if len(a) and np.abs(a).max() > 1e17:
             raise InputError(f"{name} hold a number beyond 1e17, whose products would overflow: scale them down")
         return a

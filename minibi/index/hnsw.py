@@ -7,7 +7,6 @@ Every row can be reached from the root; removed rows are linked around; `check` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -15,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arguments import whole
-from ..environment import plain_kernels, thread_count
+from ..environment import plain_kernels
 from ..errors import InputError
 from ..shapes import Floats, Ints, as_vectors, unit_rows
-from ..threads import parallel_map
+from ..threads import in_pieces
 from .codes import CODES, Codes, codec_for
 from .contract import Index, View
 from .flat import scan
@@ -28,8 +27,7 @@ from .hnsw_repair import Surgery, count_children, find_faults, used_upper
 QUERIES_PER_JOB = 128
 LARGEST_BATCH = 8192  # rows inserted without a chance for readers to see them
 BATCH_SHARE = 50  # a batch is at most a fiftieth of what stands: larger ones cost recall
-ROWS_PER_JOB = 256
-EXACT = 12  # a filter that leaves n of N rows is answered by a scan if n * n <= EXACT * ef * N
+EXACT = 20  # a filter that leaves n of N rows is answered by a scan if n * n <= EXACT * ef * N
 
 
 class HNSWIndex(Index):
@@ -130,7 +128,7 @@ class HNSWIndex(Index):
         arrays["levels"][first:last] = levels
         arrays["offsets"][first:last] = used + np.cumsum(levels, dtype=np.int64) - levels
         if self._walked == "codes":
-            in_pieces(lambda a, b: self._encode(arrays, a, b), first, last)
+            in_pieces(lambda a, b: self._encode(arrays, a, b), first, last, 128, 1024)
         needed = used + int(levels.sum(dtype=np.int64))
         if needed > len(arrays["upper"]):
             upper = np.full((max(needed, 2 * used, 16), self.M), -1, np.int32)
@@ -163,13 +161,11 @@ class HNSWIndex(Index):
             return
         engine, live = self._engine(view), arrays["live"]
         ef, m = self.ef_construction, self.M
-        in_pieces(lambda a, b: engine.find_neighbours(entry, root, first, a, b, m, ef, live), first, last)
+        engine.find_neighbours(entry, root, first, last, m, ef, live)
         try:
             arrays["children"][first:last] = 0
             engine.adopt(first, last, m)
-            top = min(int(arrays["levels"][first:last].max()), int(arrays["levels"][entry]))
-            for layer in range(top + 1):
-                self._link_back(engine, first, last, layer)
+            engine.link_back(first, last, m)
         except BaseException:
             self._take_back(first)
             raise
@@ -177,23 +173,6 @@ class HNSWIndex(Index):
         if arrays["levels"][highest] > arrays["levels"][entry]:
             entry = highest
         self._publish(last, entry=entry, root=root)
-
-    def _link_back(self, engine: Engine, first: int, last: int, layer: int) -> None:
-        """The rows that rows first .. last-1 link to on a layer link to them in turn; so do their parents."""
-        arrays = self._view.arrays
-        rows = first + np.flatnonzero(arrays["levels"][first:last] >= layer)
-        if layer == 0:
-            mine = np.column_stack([arrays["links"][rows][:, : self.M], arrays["parents"][rows]])
-        else:
-            mine = arrays["upper"][arrays["offsets"][rows] + layer - 1]
-        pairs = np.sort((mine.astype(np.int64) << 32 | rows[:, None])[mine >= 0])
-        if not len(pairs):
-            return
-        target, source = pairs >> 32, (pairs & 0xFFFFFFFF).astype(np.int32)
-        starts = np.flatnonzero(np.concatenate([[True], target[1:] != target[:-1], [True]]))
-        target = target[starts[:-1]]
-        slots = target if layer == 0 else arrays["offsets"][target].astype(np.int64) + layer - 1
-        in_pieces(lambda a, b: engine.link_back(layer, slots, target, source, starts, a, b), 0, len(target), most=4096)
 
     def _take_back(self, count: int) -> None:
         """Forgets links to rows that an interrupted batch did not finish."""
@@ -206,10 +185,18 @@ class HNSWIndex(Index):
     # ------------------------------------------------------------------ searching
 
     def _answer(self, view: View, x: Floats, k: int, ef: int | None, nprobe: int | None) -> tuple[Floats, Ints] | None:
-        if len(x) > QUERIES_PER_JOB:
-            return None
         entry = None if self._sampled else view.facts["entry"]
-        return self._engine(view).answer(view, entry, x, max(ef or self.ef, k), self._codec, k)
+        wide = self._wide(view, ef, k, view.count - view.gone)
+        return self._engine(view).answer(view, entry, x, wide, self._codec, k)
+
+    def _wide(self, view: View, ef: int | None, k: int, live: int) -> int:
+        """How many candidates a search keeps so that some `ef` of them may be returned; behind a filter up to half as
+        many again, or it would end too early."""
+        ef, present = max(ef or self.ef, k), view.count - view.gone
+        if live < present:
+            ef = min(ef * present // live, ef + ef // 2)
+        spent = max(len(self._stale), view.gone // 4)  # on removed rows that are still met, on links that were lost
+        return min(-(-ef * (present + spent) // live), view.count) if live < view.count else ef
 
     def _search(
         self, view: View, queries: Floats, k: int, mask: NDArray[np.bool_], live: int, **breadth: int
@@ -217,21 +204,10 @@ class HNSWIndex(Index):
         ef = max(breadth.get("ef", self.ef), k)
         if live < view.count - view.gone and live * live <= EXACT * ef * view.count:
             return self._scan(view, queries, k, mask)
-        wide = ef if live == view.count else min(-(-ef * view.count // live), view.count)
         engine, stored, ids = self._engine(view), view.arrays["vectors"].view(np.uint8), view["ids"]
         entry, root = None if self._sampled else view.facts["entry"], view.facts["root"]
-
-        def job(some: Floats) -> tuple[Floats, Ints]:
-            return engine.search(entry, root, some, wide, self._codec, stored, mask, ids, k)
-
-        if len(queries) <= QUERIES_PER_JOB:
-            distances, rows = job(queries)
-        else:
-            threads = thread_count()
-            share = -(-len(queries) // (4 * threads)) if threads > 1 else len(queries)
-            most = min(max(share, QUERIES_PER_JOB), 8 * QUERIES_PER_JOB)  # few ends, where walks lack company
-            jobs = (queries[first : first + most] for first in range(0, len(queries), most))
-            distances, rows = (np.concatenate(p) for p in zip(*parallel_map(job, jobs), strict=True))
+        wide = self._wide(view, ef, k, live)
+        distances, rows = engine.search(entry, root, queries, wide, self._codec, stored, mask, ids, k)
         if rows[:, -1].min() < 0:  # too many of the nearest were filtered out
             short = np.flatnonzero(rows[:, -1] < 0)
             distances[short], rows[short] = self._scan(view, queries[short], k, mask)
@@ -255,7 +231,7 @@ class HNSWIndex(Index):
         if not self._stale:
             return
         surgery = Surgery(view, self._engine, self._host_query, self.M)
-        surgery.bypass(np.array(self._stale), in_pieces)
+        surgery.bypass(np.array(self._stale))
         self._view = replace(view, arrays=surgery.arrays, facts={**view.facts, **surgery.ends()})
         self._stale = []
 
@@ -322,14 +298,3 @@ class HNSWIndex(Index):
         count_children(arrays, n)
         index._view = replace(index._view, facts=facts)
         return index
-
-
-def in_pieces(work: Callable[[int, int], Any], first: int, last: int, most: int = ROWS_PER_JOB) -> None:
-    """work(a, b) over first .. last-1 in pieces of at most `most`, four or more for each of the threads."""
-    size = min(max(-(-(last - first) // (4 * thread_count())), 16), most)
-    pieces = [(a, min(a + size, last)) for a in range(first, last, size)]
-    if len(pieces) == 1:
-        work(*pieces[0])
-        return
-    for _ in parallel_map(lambda piece: work(*piece), pieces):
-        pass

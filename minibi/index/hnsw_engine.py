@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from ..environment import plain_kernels
 from ..hashing import mixed
 from ..shapes import Floats, Ints, aligned, aligned_copy, writeable
+from ..threads import on_each
 from .codes import Codes, Floating, signs
 from .contract import View
 
 MAX_LEVEL = 30
 SAMPLE = 128  # rows that a search may choose its beginning from
 WALKS = 6  # queries that one thread walks for in turns
+FEW_ROWS, FEW_QUERIES = 12, 64  # not worth a second thread
+MOST_QUERIES = 16384  # at once: whoever interrupts a search will not wait for more
 NEIGHBOURS_OF_REMOVED = 511  # candidates for the new links of a row some of whose neighbours were removed
 _local = threading.local()
 
@@ -76,10 +79,8 @@ class Engine:
         mask: NDArray[np.bool_], ids: Ints, k: int,
     ) -> tuple[Floats, Ints]:  # fmt: skip
         """Distances and rows [Q, k] of the nearest found from the entry point; None: from the nearest of a sample."""
-        out, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
-        asked, places = self._about(entry, root, exact, stored, len(mask)), self._walks(ef).places
-        self._search(asked[1], places, writeable(x), ef, mask, ids, False, out, found)
-        return out, found
+        asked = self._about(entry, root, exact, stored, len(mask))
+        return self._all(asked[1], x, ef, mask, ids, False, k)[:2]
 
     def answer(
         self, view: View, entry: int | None, x: Floats, ef: int, exact: Floating | Codes, k: int
@@ -91,9 +92,27 @@ class Engine:
             held = self._about(entry, view.facts["root"], exact, view.arrays["vectors"].view(np.uint8), view.count)
             asked = self._whole = entry, held, view["live"], view["ids"]
         _, held, live, ids = asked
-        scores, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
-        fine = self._search(held[1], self._walks(ef).places, writeable(x), ef, live, ids, True, scores, found)
+        scores, found, fine = self._all(held[1], x, ef, live, ids, True, k)
         return (scores, found) if fine else None
+
+    def _all(
+        self, asked: Any, x: Floats, ef: int, mask: NDArray[np.bool_], ids: Ints, final: bool, k: int
+    ) -> tuple[Floats, Ints, bool]:
+        """`graph_search.search`, by all threads where it is worth it."""
+        x, out, found = writeable(x), np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+        if len(x) <= FEW_QUERIES:
+            return out, found, self._search(asked, self._walks(ef).places, x, ef, mask, ids, final, out, found)
+        fine = True
+        for first in range(0, len(x), MOST_QUERIES):
+            part, taken = slice(first, first + MOST_QUERIES), np.zeros(1, np.int64)
+
+            def some(part: slice = part, taken: Ints = taken) -> bool:
+                places = self._walks(ef).places.copy()
+                places[-1] = taken.ctypes.data
+                return self._search(asked, places, x[part], ef, mask, ids, final, out[part], found[part])
+
+            fine &= all(on_each(some))
+        return out, found, fine
 
     def _about(self, entry: int | None, root: int, exact: Floating | Codes, stored: Any, count: int) -> Any:
         """(what they are for, `graph_search.numbers_of`, the arrays whose addresses they hold): the last are kept, and
@@ -118,16 +137,19 @@ class Engine:
         copied = aligned_copy(self._rows.table[which])
         return self._rows_of(copied, self._codec.kind, self._metric, self._codec.width, tails), which, tails
 
-    def find_neighbours(
-        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
-    ) -> None:
+    def find_neighbours(self, entry: int, root: int, first: int, last: int, m: int, ef: int, live: Any) -> None:
+        """Links of the new rows first .. last-1 to those before them, by all threads."""
         from ..kernels import graph_build
 
-        walks = self._walks(ef).walks
-        queries = aligned((len(walks.state), -(-self._codec.query_size // 64) * 64), np.uint8)
-        graph_build.find_neighbours(
-            self._rows, self._graph, entry, root, count, first, last, m, ef, live, walks, queries
-        )
+        def some() -> None:
+            walks = self._walks(ef).walks
+            queries = aligned((WALKS, -(-self._codec.query_size // 64) * 64), np.uint8)
+            graph_build.find_neighbours(
+                self._rows, self._graph, entry, root, first, last, m, ef, live, walks, queries, taken
+            )
+
+        taken = np.zeros(1, np.int64)
+        on_each(some, None if last - first > FEW_ROWS else 1)
 
     def adopt(self, first: int, last: int, limit: int) -> None:
         from ..kernels import graph_build
@@ -136,15 +158,22 @@ class Engine:
         kin = a["parents"], a["children"], a["youngest"]
         graph_build.adopt(self._rows, a["links"], first, last, limit, *kin)
 
-    def link_back(
-        self, layer: int, slots: Ints, targets: Ints, sources: Any, starts: Ints, first: int, last: int
-    ) -> None:
+    def link_back(self, first: int, last: int, m: int) -> None:
+        """The rows that rows first .. last-1 link to link to them in turn, by all threads; so do their parents."""
         from ..kernels import graph_build
 
-        a = self._arrays
-        table = a["links"] if layer == 0 else a["upper"]
-        parents = a["parents"] if layer == 0 else graph_build.NO_PARENTS
-        graph_build.link_back(self._rows, table, slots, targets, sources, starts, first, last, parents, self._query())
+        graph, parents = self._graph, self._arrays["parents"]
+        pairs = (last - first) * (m + 1) + m * int(graph.levels[first:last].sum(dtype=np.int64))
+        slots, targets, starts = np.empty(pairs, np.int64), np.empty(pairs, np.int64), np.zeros(pairs + 1, np.int64)
+        sources, work = np.empty(pairs, np.int32), np.empty((2, pairs), np.int32)
+        found = slots, targets, starts, sources
+        lists = graph_build.group(graph, parents, first, last, m, self._places(), *found, work)
+        taken = np.zeros(1, np.int64)
+
+        def some() -> None:
+            graph_build.link_back(self._rows, graph, lists, *found, parents, self._query(), taken)
+
+        on_each(some, None if last - first > FEW_ROWS else 1)
 
     def bypass(self, layer: int, owners: Any, live: Any, fresh: Any, first: int, last: int) -> None:
         from ..kernels import graph_build
@@ -175,6 +204,13 @@ class Engine:
         held, (rows, links) = rooms.get(self._codec.dim), self._needs
         if held is None or not held.fits(rows, ef, links):
             held = rooms[self._codec.dim] = Room(rows, ef, links, self._codec.dim)
+        return held
+
+    def _places(self) -> Any:
+        """This thread's zeros, one for each list of links."""
+        size, held = len(self._graph.links) + len(self._graph.upper), getattr(_local, "places", None)
+        if held is None or len(held) < size:
+            held = _local.places = np.zeros(size, np.int32)
         return held
 
     def _scratch(self, most: int) -> Any:

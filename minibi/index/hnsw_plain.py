@@ -186,18 +186,16 @@ class PlainEngine:
         first, second = self._rows([a, b])
         return bool((first == second).all())
 
-    def find_neighbours(
-        self, entry: int, root: int, count: int, first: int, last: int, m: int, ef: int, live: Any
-    ) -> None:
+    def find_neighbours(self, entry: int, root: int, first: int, last: int, m: int, ef: int, live: Any) -> None:
         """Algorithm 1 up to the links of the new rows first .. last-1 themselves."""
         for row in range(first, last):
             distances = self._distances(self._as_query(row))
             level, top = int(self._levels[row]), int(self._levels[entry])
-            nearest = self._descend(distances, count, entry, level)
+            nearest = self._descend(distances, first, entry, level)
             for layer in range(min(level, top), -1, -1):
                 if layer == 0:
                     nearest = self._with_root(distances, root, nearest)
-                nearest = search_layer(distances, self._layer(layer, count), ef, nearest)
+                nearest = search_layer(distances, self._layer(layer, first), ef, nearest)
                 chosen = self._select([(d, other) for d, other in nearest if live[other]], m)
                 self._write(layer, row, chosen)
 
@@ -215,14 +213,18 @@ class PlainEngine:
             self._parents[row], youngest[host] = host, row
             children[host] += 1
 
-    def link_back(
-        self, layer: int, slots: Ints, targets: Ints, sources: Any, starts: Ints, first: int, last: int
-    ) -> None:
-        """Row targets[i] gains links to sources[starts[i] : starts[i + 1]]; a full list is chosen anew."""
-        for i in range(first, last):
-            node = int(targets[i])
+    def link_back(self, first: int, last: int, m: int) -> None:
+        """The rows that rows first .. last-1 link to link to them in turn, and so do their parents; a full list is
+        chosen anew."""
+        gained: dict[tuple[int, int], list[int]] = {}  # layer, row: what it gains
+        for row in range(first, last):
+            for layer in range(int(self._levels[row]) + 1):
+                kin = [int(self._parents[row])] if layer == 0 else []
+                for other in kin + self._layer(layer, first)(row)[:m]:
+                    gained.setdefault((layer, other), []).append(row)
+        for (layer, node), sources in gained.items():
             mine = self._layer(layer, len(self._table))(node)
-            mine = list(dict.fromkeys([*mine, *sources[starts[i] : starts[i + 1]].tolist()]))
+            mine = list(dict.fromkeys([*mine, *sources]))
             capacity = len(self._slots(layer, node))
             if len(mine) > capacity:
                 ranked = sorted(zip(self._distances(self._as_query(node))(mine), mine, strict=True))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..shapes import Ints
+from ..threads import in_pieces
 from .contract import View
 
 BREADTH = 64  # candidates for a host
@@ -34,7 +35,7 @@ class Surgery:
         """The entry point and the root; -1 where no row is left."""
         return self._facts
 
-    def bypass(self, stale: Ints, in_pieces: Callable[..., None]) -> None:
+    def bypass(self, stale: Ints) -> None:
         """Links around removed rows."""
         view, old, new = self.view, self.view.arrays, self.arrays
         count, live = view.count, view["live"]
@@ -47,7 +48,7 @@ class Surgery:
             links = table[slots]
             owners = rows[(dead[links] & (links >= 0)).any(axis=1)].astype(np.int32)
             fresh = new["links"] if layer == 0 else new["upper"]
-            in_pieces(partial(engine.bypass, layer, owners, old["live"], fresh), 0, len(owners))
+            in_pieces(partial(engine.bypass, layer, owners, old["live"], fresh), 0, len(owners), 16, 256)
             gone = stale[view["levels"][stale] >= layer]
             fresh[self._layer(old, layer, gone)[1]] = -1
         self._choose_ends(live)

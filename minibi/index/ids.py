@@ -37,9 +37,7 @@ class IdTable:
             at = np.minimum(np.searchsorted(known, ids), len(known) - 1)
             found = np.where(known[at] == ids, rows[at], -1)
         if self._recent:
-            recent = self._recent
-            for i, id in enumerate(ids.tolist()):
-                found[i] = recent.get(id, found[i])
+            found = np.fromiter(map(self._recent.get, ids.tolist(), found.tolist()), np.int64, len(ids))
         return found
 
     def put(self, ids: Ints, rows: Ints) -> None:
@@ -54,8 +52,8 @@ class IdTable:
 
     def remove(self, ids: Ints) -> None:
         """Forget these ids; unknown ones are passed over."""
-        if self._recent:
-            for id in ids.tolist():
+        if not self._recent.keys().isdisjoint(gone := ids.tolist()):
+            for id in gone:
                 self._recent.pop(id, None)
         known, rows = self._sorted
         if len(known):
@@ -67,9 +65,9 @@ class IdTable:
     def _merge(self, ids: Ints, rows: Ints) -> None:
         known, places = self._sorted
         live = places >= 0
-        recent = np.array(list(self._recent.items()), np.int64).reshape(-1, 2)
-        ids = np.concatenate([known[live], recent[:, 0], ids])
-        rows = np.concatenate([places[live], recent[:, 1], rows])
+        recent, count = self._recent, len(self._recent)
+        ids = np.concatenate([known[live], np.fromiter(recent.keys(), np.int64, count), ids])
+        rows = np.concatenate([places[live], np.fromiter(recent.values(), np.int64, count), rows])
         order = np.argsort(ids, kind="stable")
         self._sorted = ids[order], rows[order]
         self._recent, self._gone = {}, 0

@@ -2,7 +2,8 @@
 
 A batch is a few rows compared with what stands already. First every row of it looks for its neighbours in the graph as
 it was before the batch, and writes its own links (`find_neighbours`). Then every row that gained links takes them in,
-each by itself (`link_back`). In neither step does one row's work see another's, so it can be shared out at will.
+each by itself (`link_back`). In neither step does one row's work see another's: threads that do the same step take what
+they do next from a counter `taken` (int64 [1], zero at first) that they share.
 
 Every row but the root has a parent whose link to it is never given up: so every row can be reached from the root.
 """
@@ -14,10 +15,12 @@ import numpy as np
 from .cache import inline, kernel
 from .distance import as_query, same_rows, some_distances
 from .graph import insert_key, new_stamp, slot_of
+from .keys import fetch
+from .memory import address, take
 from .pool import key_at, key_of, row_of, set_key
 from .walk import LEVEL, REST, SIZE, STAGE, TASK, advance, begin, enter_layer, field_of, get, pool_of, put, state_of
 
-NO_PARENTS = np.empty(0, np.int32)  # of layers above the lowest: no link is kept for a child's sake
+TOGETHER = 16  # lists of links that a thread takes at once
 
 
 @kernel
@@ -68,22 +71,22 @@ def select_neighbours(rows, keys, count, m, chosen, scratch_query):
 
 
 @kernel
-def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, walks, queries):
-    """Algorithm 1 up to the links of the new rows first .. last-1 themselves, in the graph of the first `count` rows.
+def find_neighbours(rows, graph, entry, root, first, last, m, ef, live, walks, queries, taken):
+    """Algorithm 1 up to the links of the new rows first .. last-1 themselves, in the graph of the rows before them.
 
-    live [count]: rows that may be linked to. queries uint8 [S, size]: room for rows as queries.
+    live [first]: rows that may be linked to. queries uint8 [S, size]: room for rows as queries.
     """
     chosen = np.empty(m + 4, np.int32)
     keys = np.empty(ef, np.int64)
     scratch_query = np.empty(queries.shape[1], np.uint8)
+    next_row = address(taken)
     slots = min(walks.state.shape[0], last - first)
-    field = field_of(rows, graph, walks, slots, count, ef)
-    row, finished = first, first
+    field = field_of(rows, graph, walks, slots, first, ef)
+    walking = 0
     for slot in range(slots):
-        _seek(field, rows, graph, entry, root, row, queries, slot)
-        row += 1
+        walking += _seek(field, rows, graph, entry, root, first + take(next_row, 1), last, queries, slot)
     slot = 0
-    while finished < last:
+    while walking > 0:
         slot = advance(field, slot)
         state, pool = state_of(field, slot), pool_of(field, slot)
         layer, mine = get(state, LEVEL), get(state, TASK)
@@ -101,19 +104,20 @@ def find_neighbours(rows, graph, entry, root, count, first, last, m, ef, live, w
             put(state, LEVEL, layer - 1)
             enter_layer(field, slot)
         else:
-            finished += 1
             put(state, STAGE, REST)
-            if row < last:
-                _seek(field, rows, graph, entry, root, row, queries, slot)
-                row += 1
+            walking -= 1
+            walking += _seek(field, rows, graph, entry, root, first + take(next_row, 1), last, queries, slot)
 
 
 @inline
-def _seek(field, rows, graph, entry, root, row, queries, slot):
-    """A walk in search of a new row's neighbours."""
+def _seek(field, rows, graph, entry, root, row, last, queries, slot):
+    """A walk in search of a new row's neighbours; whether there was such a row."""
+    if row >= last:
+        return 0
     query = as_query(rows, row, queries[slot])
     begin(field, entry, graph.levels[entry], root, query, graph.levels[row], slot)
     put(state_of(field, slot), TASK, row)
+    return 1
 
 
 @kernel
@@ -157,40 +161,109 @@ def _rank(rows, node, others, count, keys, scratch_query):
 
 
 @kernel
-def link_back(rows, table, slots, targets, sources, starts, first, last, parent, scratch_query):
-    """Row targets[i] gains links to sources[starts[i] : starts[i + 1]], for i in first .. last-1; its list of links is
-    table[slots[i]]. A list that would overflow is chosen anew."""
-    capacity = table.shape[1]
+def group(graph, parents, first, last, m, places, slots, targets, starts, sources, work):
+    """Which lists of links gain the rows first .. last-1: list slots[i], of row targets[i], gains
+    sources[starts[i] : starts[i + 1]], in order; returns how many lists. They are those of a row's neighbours, at most
+    m on each layer, and of its parent. A list on an upper layer has the slot ~s, where s is its place in `graph.upper`.
+
+    places [N + U]: zeros, and zeros again afterwards. starts: zeros, longer by one than the others have to be. work
+    [2, pairs].
+    """
+    lists = pairs = 0
+    for row in range(first, last):
+        for layer in range(graph.levels[row] + 1):
+            mine = (graph.links if layer == 0 else graph.upper)[slot_of(row, layer, graph.offsets)]
+            for j in range(np.int64(layer > 0), m + 1):
+                other = parents[row] if j == 0 else mine[j - 1]
+                if other < 0:
+                    break
+                slot = slot_of(other, layer, graph.offsets)
+                place = slot if layer == 0 else slot + graph.links.shape[0]
+                if places[place] == 0:
+                    slots[lists] = slot if layer == 0 else ~slot
+                    targets[lists] = other
+                    lists += 1
+                    places[place] = lists
+                work[0, pairs], work[1, pairs] = places[place], row
+                starts[places[place]] += 1
+                pairs += 1
+    for i in range(lists):
+        places[slots[i] if slots[i] >= 0 else ~slots[i] + graph.links.shape[0]] = 0
+        starts[i + 1] += starts[i]
+    for p in range(pairs):  # meanwhile starts[i] goes up to where list i ends
+        sources[starts[work[0, p] - 1]] = work[1, p]
+        starts[work[0, p] - 1] += 1
+    for i in range(lists, 0, -1):
+        starts[i] = starts[i - 1]
+    starts[0] = 0
+    return lists
+
+
+@kernel
+def link_back(rows, graph, lists, slots, targets, starts, sources, parent, scratch_query, taken):
+    """Each of the lists found by `group` takes in what it gains; one that would overflow is chosen anew."""
     most = 0
-    for i in range(first, last):
+    for i in range(lists):
         most = max(most, starts[i + 1] - starts[i])
-    all_of = np.empty(capacity + most, np.int32)
-    keys = np.empty(capacity + most + 1, np.int64)
-    chosen = np.empty(capacity + 4, np.int32)
-    for i in range(first, last):
-        mine, node = table[slots[i]], targets[i]
-        count = 0
-        while count < capacity and mine[count] >= 0:
-            all_of[count] = mine[count]
+    size = graph.links.shape[1]
+    all_of = np.empty(size + most, np.int32)
+    keys = np.empty(size + most + 1, np.int64)
+    chosen = np.empty(size + 4, np.int32)
+    while True:
+        first = take(address(taken), TOGETHER)
+        if first >= lists:
+            break
+        last = min(first + TOGETHER, lists)
+        for i in range(first, last):
+            mine = _list_of(graph, slots[i])
+            fetch(address(mine), 4 * mine.size)
+        for i in range(first, last):
+            if i + 1 < last:
+                _ask_for(rows, _list_of(graph, slots[i + 1]))
+            mine, lowest, gained = _list_of(graph, slots[i]), slots[i] >= 0, sources[starts[i] : starts[i + 1]]
+            _link_one(rows, mine, targets[i], gained, lowest, parent, all_of, keys, chosen, scratch_query)
+
+
+@inline
+def _list_of(graph, slot):
+    return graph.links[slot] if slot >= 0 else graph.upper[~slot]
+
+
+@inline
+def _ask_for(rows, which):
+    """Asks memory for the rows of a list that is full: they will be compared."""
+    if which[which.size - 1] >= 0:
+        base, stride = address(rows.table), rows.table.shape[1]
+        for j in range(which.size):
+            fetch(base + stride * np.int64(which[j]), stride)
+
+
+@inline
+def _link_one(rows, mine, node, gained, lowest, parent, all_of, keys, chosen, scratch_query):
+    """A row's list takes in some rows."""
+    capacity, count = mine.size, 0
+    while count < capacity and mine[count] >= 0:
+        all_of[count] = mine[count]
+        count += 1
+    held = count
+    for j in range(gained.size):
+        known = False
+        for h in range(count):
+            known |= all_of[h] == gained[j]
+        if not known:
+            all_of[count] = gained[j]
             count += 1
-        held = count
-        for j in range(starts[i], starts[i + 1]):
-            known = False
-            for h in range(count):
-                known |= all_of[h] == sources[j]
-            if not known:
-                all_of[count] = sources[j]
-                count += 1
-        if count <= capacity:
-            for j in range(held, count):
-                mine[j] = all_of[j]
-            continue
-        _rank(rows, node, all_of, count, keys, scratch_query)
+    if count <= capacity:
+        for j in range(held, count):
+            mine[j] = all_of[j]
+        return
+    _rank(rows, node, all_of, count, keys, scratch_query)
+    if lowest:  # links to children stay
         for j in range(count):
-            keys[j] |= np.int64(parent.size > 0 and parent[row_of(keys[j])] == node)
-        size = select_neighbours(rows, keys, count, capacity, chosen, scratch_query)
-        mine[:size] = chosen[:size]
-        mine[size:] = -1
+            keys[j] |= np.int64(parent[row_of(keys[j])] == node)
+    size = select_neighbours(rows, keys, count, capacity, chosen, scratch_query)
+    mine[:size] = chosen[:size]
+    mine[size:] = -1
 
 
 @inline

@@ -15,7 +15,7 @@ from .codes import INT4, ready_query
 from .distance import FLOAT16, Rows, _keep
 from .graph import Graph
 from .keys import fetch, from_ordered
-from .memory import float_at, int32_at, set_int32
+from .memory import float_at, int32_at, set_int32, take
 from .pool import key_at, row_of, set_key
 from .walk import (
     CURRENT,
@@ -69,9 +69,10 @@ def numbers_of(
 
 
 def places_of(walks: Walks, floats: Floats, turned: Floats, coded: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """The same of room for S walks, and for their queries: floats [S, W], turned [1, W], coded [S, W + 16 or more]."""
+    """The same of room for S walks, and for their queries: floats [S, W], turned [1, W], coded [S, W + 16 or more]; and
+    the address of a counter from which threads that share the queries take theirs, 0 for one that does all of them."""
     tables = [(a.ctypes.data, a.shape[1]) for a in (*walks, floats, turned, coded)]
-    return np.array([*np.ravel(tables), len(floats)], np.int64)
+    return np.array([*np.ravel(tables), len(floats), 0], np.int64)
 
 
 @kernel
@@ -93,13 +94,16 @@ def search(numbers, places, x, ef, mask, ids, final, out, out_rows):
         n[11], n[12], n[13], n[14], n[15], n[16], n[17], n[7], n[8], n[9], n[10], count, ef,
         p[0], p[1], p[2], p[3], p[4], p[5], p[6], slots,
     )  # fmt: skip
-    begun = finished = 0
+    begun = walking = 0
     whole = True
     for slot in range(slots):
-        whole &= _start(field, n, p, x, begun, slot)
+        q = take(p[15], 1) if p[15] else np.int64(begun)
         begun += 1
+        if q < total:
+            whole &= _start(field, n, p, x, q, slot)
+            walking += 1
     slot = 0
-    while finished < total:
+    while walking > 0:
         slot = advance(field, slot)
         state, pool = state_of(field, slot), pool_of(field, slot)
         q = get(state, TASK)
@@ -127,11 +131,13 @@ def search(numbers, places, x, ef, mask, ids, final, out, out_rows):
                 for j in range(held):
                     out[q, j] = out[q, j] + np.float32(0) if field.metric else np.float32(0) - out[q, j]  # never -0.0
                     out_rows[q, j] = ids[out_rows[q, j]]
-            finished += 1
             put(state, STAGE, REST)
-            if begun < total:
-                whole &= _start(field, n, p, x, begun, slot)
-                begun += 1
+            q = take(p[15], 1) if p[15] else np.int64(begun)
+            begun += 1
+            if q < total:
+                whole &= _start(field, n, p, x, q, slot)
+            else:
+                walking -= 1
     return whole
 
 

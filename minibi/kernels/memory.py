@@ -1,4 +1,5 @@
-"""Numbers at addresses: for state that many walks share, where an array's bookkeeping would cost more than the work."""
+"""Numbers at addresses: for state that many walks share, where an array's bookkeeping would cost more than the work;
+and a counter from which many threads take what they do next."""
 
 from __future__ import annotations
 
@@ -40,6 +41,17 @@ int64_at, set_int64 = (make(types.int64, simd.i64, 8) for make in (_reader, _wri
 int32_at, set_int32 = (make(types.int32, simd.i32, 4) for make in (_reader, _writer))
 uint64_at, set_uint64 = (make(types.uint64, simd.i64, 8) for make in (_reader, _writer))
 float_at, set_float = (make(types.float32, simd.f32, 4) for make in (_reader, _writer))
+
+
+@intrinsic
+def take(typing_context, address, many):
+    """The next `many` numbers of a counter (int64, at an address) that threads share; returns the first of them."""
+
+    def generate(context, builder, signature, args):
+        place = builder.inttoptr(args[0], simd.ir.PointerType(simd.i64))
+        return builder.atomic_rmw("add", place, args[1], "monotonic")
+
+    return types.int64(ADDRESS, types.int64), generate
 
 
 @inline
