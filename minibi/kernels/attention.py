@@ -11,6 +11,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from ..shapes import aligned
 from . import functions, simd
 from .cache import inline, kernel
 from .matmul import ADDRESS, PANEL, ROWS, VECTORS, multiply_panel, tile, tile_sums
@@ -253,15 +254,16 @@ def attend_at(q, k, v, q_stride, k_stride, v_stride, starts, heads, width, scale
                             copy_float(mixed + 4 * (wide * r + d), target + out_stride * (i + r) + at + 4 * d)
 
 
-@kernel
-def attend(q, k, v, starts, scale, first_only, out):
-    """`attend_at` on arrays: q, k, v [T, H, D] may be views of one [T, 3, H, D]."""
-    longest = 1
-    for text in range(starts.size - 1):
-        longest = max(longest, starts[text + 1] - starts[text])
-    scratch = np.empty(scratch_floats(longest, q.shape[2]), np.float32)
-    attend_at(
+def on_arrays(kernel, scratch_floats, q, k, v, starts, scale, first_only, out):
+    """`attend_at`, or another kernel with its operands, on arrays with scratch of its own."""
+    longest = int(np.diff(starts).max(initial=1))
+    scratch = aligned((scratch_floats.py_func(longest, q.shape[2]),))
+    kernel(
         q.ctypes.data, k.ctypes.data, v.ctypes.data, q.strides[0], k.strides[0], v.strides[0], starts,
         q.shape[1], q.shape[2], scale, first_only, out.ctypes.data, 4 * q.shape[1] * q.shape[2], scratch.ctypes.data,
     )  # fmt: skip
-    scratch[0] = 0  # used to the end, or Numba would free it while its address is in use
+
+
+def attend(q, k, v, starts, scale, first_only, out):
+    """`attend_at` on arrays: q, k, v [T, H, D] may be views of one [T, 3, H, D]."""
+    on_arrays(attend_at, scratch_floats, q, k, v, starts, scale, first_only, out)
