@@ -22,7 +22,7 @@ from ..common import HERE, limit_threads, machine, versions
 if TYPE_CHECKING:
     from .data import Workload
 
-PARTS = ("curves", "exact", "removal", "filters")
+PARTS = ("curves", "exact", "removal", "filters", "scans")
 PACKAGES = ("numpy", "numba", "hnswlib", "faiss-cpu", "usearch", "pynndescent")
 
 
@@ -46,9 +46,16 @@ def measure(work: Workload, arguments: argparse.Namespace) -> dict[str, Any]:
     from . import builds, measures
     from .contenders import Minibi, taking_part
     from .data import intrinsic_dimension
+    from .scans import scans
 
     threads, names = arguments.threads, arguments.only
-    present, absent = taking_part(work.dim, lambda name: not names or any(part in name for part in names))
+
+    def wanted(name: str) -> bool:
+        return not names or any(part in name for part in names)
+
+    present, absent = taking_part(work.dim, wanted)
+    if arguments.parts == ("scans",):
+        present = []
     if threads > 1 or arguments.no_peers:
         present = [c for c in present if c.own]
     result: dict[str, Any] = {
@@ -77,6 +84,8 @@ def measure(work: Workload, arguments: argparse.Namespace) -> dict[str, Any]:
     if "removal" in parts:
         found = [measures.removal(c, work, builds.path(c, work, 1), curves[c.name]) for c in graphs]
         result["removal"] = [row for row in found if row]
+    if "scans" in parts:
+        result["scans"] = scans(work, arguments.rounds, wanted, not arguments.no_peers)
     return result
 
 

@@ -133,6 +133,12 @@ def _removal(found: list[dict[str, Any]], name: str) -> Iterator[str]:
     yield table(("index", "recall@10", "fresh", "removed returned", "problems", "seconds"), rows)
 
 
+def _scans(found: list[dict[str, Any]], name: str) -> Iterator[str]:
+    rows = [(r["name"], r["batch"], r["single"], f"{r['recall']:.4f}") for r in found]
+    yield "Codes of a few bits, every one read: milliseconds per query, 200 in one call and one a call"
+    yield table(("codes", "ms", "ms alone", "recall@10"), rows)
+
+
 def _scaling(found: list[dict[str, Any]], name: str) -> Iterator[str]:
     rows = [(r["what"], r["name"], r["gain"], r["ceiling"], r["share"], _goal(r["share"].median, SHARE)) for r in found]
     yield "Several threads over one, beside as many processes of register arithmetic over one"
@@ -146,6 +152,7 @@ _TABLES = {
     "exact": _exact,
     "filters": _filters,
     "removal": _removal,
+    "scans": _scans,
     "scaling": _scaling,
 }
 

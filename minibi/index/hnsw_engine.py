@@ -38,7 +38,7 @@ class Room:
         from ..kernels import graph_search, pool, walk
 
         self._rows, self._ef, self._links = max(rows, 4096), max(ef, 504), links
-        seen = walk.MOST_SEEN + -(-(2 * links + 8) // 16) * 16
+        seen = walk.MOST_SEEN + -(-(2 * links + 24) // 16) * 16
         self.walks = walk.Walks(
             aligned((WALKS, -(-self._rows // 64)), np.uint64),
             aligned((WALKS, pool.EIGHT + -(-self._ef // 8) * 8), np.int64),

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import njit, types
 from numba.core import caching
 
 from ..environment import cache_folder
@@ -114,6 +114,13 @@ class _Cache(caching.FunctionCache):
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile `function` for arrays: no GIL, no bounds checks, IEEE division, LLVM not free to reorder sums."""
     dispatcher = njit(nogil=True, boundscheck=False, error_model="numpy")(function)
+    ask = dispatcher.get_call_template
+
+    def of_no_value(args: Any, kws: dict[str, Any]) -> Any:
+        """Called with a number that stands in the caller's source, a kernel would be compiled for that very number."""
+        return ask([types.unliteral(x) for x in args], {name: types.unliteral(x) for name, x in kws.items()})
+
+    dispatcher.get_call_template = of_no_value
     if kernel_folder() is not None:
         dispatcher._cache = _Cache(dispatcher.py_func)
     return dispatcher

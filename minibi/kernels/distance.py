@@ -19,7 +19,7 @@ from .cache import inline, kernel
 from .codes import INT8, products4, products8, row_as_query4, row_as_query8
 from .keys import fetch
 from .matmul import ADDRESS
-from .memory import float_at, int32_at, set_float
+from .memory import address, float_at, int32_at, set_float
 from .simd import LANES, Loop, i64
 
 DOT, SQUARED_L2 = range(2)  # the distance is minus the inner product, or the squared Euclidean one
@@ -169,7 +169,7 @@ def some_distances(rows, which, first, count, query):
     """Distances to a query (an address) of up to four rows which[first : first + count]."""
     last, table = first + count - 1, rows.table
     return distance4(
-        rows.kind, rows.metric, table.ctypes.data, table.shape[1], rows.tails, rows.apart,
+        rows.kind, rows.metric, address(table), table.shape[1], rows.tails, rows.apart,
         np.int64(which[first]), np.int64(which[min(first + 1, last)]), np.int64(which[min(first + 2, last)]),
         np.int64(which[last]), query, rows.width,
     )  # fmt: skip
@@ -180,7 +180,7 @@ def distances_of(table, kind, metric, width, which, first, count, query):
     """Distances to a query (an address) of up to four rows which[first : first + count] of a table of bytes with the
     factors at the end of each row."""
     size = width if kind == INT8 else width >> 1
-    rows = Rows(table, table.ctypes.data + size, table.shape[1], kind, metric, width)
+    rows = Rows(table, address(table) + size, table.shape[1], kind, metric, width)
     return some_distances(rows, which, first, count, query)
 
 
@@ -188,7 +188,7 @@ def distances_of(table, kind, metric, width, which, first, count, query):
 def as_query(rows, row, scratch):
     """The address of a stored row in the form of a query; `scratch` (uint8) holds it where it has to be made."""
     table, kind, width = rows.table, rows.kind, rows.width
-    source, target = table.ctypes.data + table.shape[1] * np.int64(row), scratch.ctypes.data
+    source, target = address(table) + table.shape[1] * np.int64(row), address(scratch)
     if kind == FLOAT32:
         return source
     if kind == FLOAT16:

@@ -45,7 +45,7 @@ def from_ordered(whole):
 @intrinsic
 def _prefetch(typing_context, address):
     def generate(context, builder, signature, args):
-        simd.prefetch(builder, args[0], 0, level=1)
+        simd.prefetch(builder, args[0], 0)
         return context.get_dummy_value()
 
     return types.void(ADDRESS), generate

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
 from . import simd
+from .cache import inline
 from .matmul import ADDRESS
 
 
@@ -38,3 +40,9 @@ int64_at, set_int64 = (make(types.int64, simd.i64, 8) for make in (_reader, _wri
 int32_at, set_int32 = (make(types.int32, simd.i32, 4) for make in (_reader, _writer))
 uint64_at, set_uint64 = (make(types.uint64, simd.i64, 8) for make in (_reader, _writer))
 float_at, set_float = (make(types.float32, simd.f32, 4) for make in (_reader, _writer))
+
+
+@inline
+def address(array):
+    """Where an array begins, signed: Numba's own is not, and the sum of it and an int64 would be a float."""
+    return np.int64(array.ctypes.data)

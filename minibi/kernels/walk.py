@@ -17,13 +17,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import types
+from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from . import simd
 from .cache import inline, kernel
 from .distance import distances_to
-from .keys import fetch
-from .memory import float_at, int32_at, int64_at, set_int32, set_int64, set_uint64, uint64_at
+from .keys import fetch, from_ordered
+from .matmul import ADDRESS
+from .memory import address, float_at, int32_at, int64_at, set_int32, set_int64, set_uint64, uint64_at
 from .pool import EIGHT, GREATEST, clear, insert, key_at, key_of, row_of, set_key
+from .simd import LANES
+from .sixteen import lowest_bit
 
 REST, GATHER, MEASURE, DONE = range(4)  # stages
 # What is kept for each walk: its stage; its query's address; the layer it is on and the one down to which it is greedy;
@@ -39,7 +45,7 @@ class Walks(NamedTuple):
 
     marks: NDArray[np.uint64]  # [S, N / 64], zero at first
     pool: NDArray[np.int64]  # [S, 8 + ef in eights], the first eight of each `pool.LEAST`
-    seen: NDArray[np.int32]  # [S, MOST_SEEN + 4M + 8]; distances are at the end
+    seen: NDArray[np.int32]  # [S, MOST_SEEN + 4M + 24]; distances are at the end
     state: NDArray[np.int64]  # [S, FIELDS], zero at first
 
 
@@ -82,11 +88,11 @@ class Sample(NamedTuple):
 @inline
 def field_of(rows, graph, walks, slots, count, ef):
     return Field(
-        rows.table.ctypes.data, rows.table.shape[1], rows.tails, rows.apart, rows.kind, rows.metric, rows.width,
-        graph.links.ctypes.data, graph.links.shape[1], graph.upper.ctypes.data, graph.offsets.ctypes.data,
+        address(rows.table), rows.table.shape[1], rows.tails, rows.apart, rows.kind, rows.metric, rows.width,
+        address(graph.links), graph.links.shape[1], address(graph.upper), address(graph.offsets),
         count, ef,
-        walks.marks.ctypes.data, walks.marks.shape[1], walks.pool.ctypes.data, walks.pool.shape[1],
-        walks.seen.ctypes.data, walks.seen.shape[1], walks.state.ctypes.data, slots,
+        address(walks.marks), walks.marks.shape[1], address(walks.pool), walks.pool.shape[1],
+        address(walks.seen), walks.seen.shape[1], address(walks.state), slots,
     )  # fmt: skip
 
 
@@ -289,6 +295,21 @@ def _ask_alone(field, state, pool, slot, which, many):
                 fetch(field.base + field.stride * row, field.stride)
 
 
+@intrinsic
+def _within(typing_context, found, bound, many):
+    """A bit for each of the first `many` of sixteen float32 at an address that is not greater than `bound`."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        found, bound, many = args
+        some = e.fcmp_unordered("<=", simd.load(e, found).value, simd.splat(e, bound).value)  # of no key: NaN
+        bits = e.zext(e.bitcast(some, simd.ir.IntType(LANES)), simd.i64)
+        beyond = e.shl(simd.i64(-1), e.select(e.icmp_signed("<", many, simd.i64(LANES)), many, simd.i64(LANES)))
+        return e.and_(bits, e.not_(beyond))
+
+    return types.int64(ADDRESS, types.float32, types.int64), generate
+
+
 @inline
 def _measure(field, state, pool, slot, limit, ahead, ahead_many):
     """MEASURE up to the choice of the next."""
@@ -296,12 +317,16 @@ def _measure(field, state, pool, slot, limit, ahead, ahead_many):
     which, found, many = seen_of(field, slot) + 4 * first, found_of(field, slot), get(state, END) - first
     distances(field, which, many, get(state, QUERY), found, ahead, ahead_many)
     size, nearest, worst = get(state, SIZE), get(state, CURRENT), key_at(pool, limit - 1)
-    for j in range(many):
-        key = key_of(float_at(found + 4 * j), int32_at(which + 4 * j))
-        if key < worst:
-            nearest = min(nearest, insert(pool, limit, key))
-            size = min(size + 1, limit)
-            worst = key_at(pool, limit - 1)
+    for first in range(0, many, LANES):
+        near = _within(found + 4 * first, from_ordered(worst >> 32), many - first)
+        while near:  # most are too far away
+            j = first + lowest_bit(near)
+            near &= near - 1
+            key = key_of(float_at(found + 4 * j), int32_at(which + 4 * j))
+            if key < worst:
+                nearest = min(nearest, insert(pool, limit, key))
+                size = min(size + 1, limit)
+                worst = key_at(pool, limit - 1)
     put(state, SIZE, size)
     return size, nearest
 
