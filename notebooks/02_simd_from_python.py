@@ -603,7 +603,7 @@ print("\n".join(inner_loop(kernels[6, 4])[:12]), "\n...")
 # than six rows at the end of a matrix.
 
 # %%
-show_source(matmul._sums, matmul.tile, matmul.pack)
+show_source(matmul.tile_sums, matmul.tile, matmul.pack)
 
 library_panels = matmul.pack(b)
 no_bias = np.zeros(N, np.float32)
@@ -814,11 +814,12 @@ draw_table(["x", "x + magic", "its lowest bits", "n", "r", "2^r", "exponent + n"
 # $$ \mathrm{GELU}(x) = \max(x, 0) - |x|\,\Phi(-|x|) $$
 #
 # For positive $x$ a small number is subtracted from $x$, for negative $x$ from 0: nothing cancels. The tail falls much
-# too fast for a polynomial, but its eighth root is tame, and one over the eighth root is tamer still. So a polynomial
-# $p$ with $p(a)^{-8} / 2 = \Phi(-a)$ it is, and to the eighth power is three squarings.
+# too fast for a polynomial, but a high power of a straight line falls as fast. Divide the tail by $(7.5 - a)^{16}$, and
+# what is left is tame: a polynomial $q$ of degree ten follows it. To the sixteenth power is four squarings, and where
+# the line arrives at 0, so does the tail.
 
 # %%
-show_source(functions.gelu, functions.reciprocal)
+show_source(functions.minus_tail, functions.gelu)
 
 
 def on_lanes(function: Callable[[simd.Lanes], simd.Lanes]) -> Callable[..., None]:
@@ -873,10 +874,13 @@ axes[0, 1].axhline(-1e9 * 2**-24, color=ink.red, lw=1, ls="--")
 axes[0, 1].set(title="$2^x$ in float32", xlabel="x", ylabel="relative error, billionths", ylim=(-150, 150))
 axes[0, 1].legend(loc="lower right")
 depth = np.linspace(0, 6, 300)
+line = (1 - depth / functions._FAR) ** 16
 tail_of_depth = 0.5 * erfc(depth / math.sqrt(2)).astype(np.float64)
 axes[1, 0].plot(depth, tail_of_depth, color=ink.grey, lw=2, label="Φ(−a)")
-axes[1, 0].plot(depth, (2 * tail_of_depth) ** -0.125, color=ink.blue, lw=2, label="(2 Φ(−a)) to the power −1/8")
-axes[1, 0].plot(depth[::15], np.polyval(functions._TAIL[::-1], depth[::15]), "o", color=ink.red, ms=4, label="p(a)")
+axes[1, 0].plot(depth, line, color=ink.grey, lw=1, ls="--", label="(1 − a / 7.5) to the power 16")
+axes[1, 0].plot(depth, tail_of_depth / line, color=ink.blue, lw=2, label="their quotient")
+q_of_depth = -(functions._FAR**16) * np.polyval(functions._TAIL[::-1], depth)
+axes[1, 0].plot(depth[::15], q_of_depth[::15], "o", color=ink.red, ms=4, label="q(a), to scale")
 axes[1, 0].set(title="A tail, and what a polynomial can follow", xlabel="a", yscale="log", ylim=(1e-6, 100))
 axes[1, 0].legend(loc="lower left")
 axes[1, 1].plot(x[::6], 1e9 * error_textbook[::6], ".", ms=2, color=ink.orange, label="the textbook formula")

@@ -11,14 +11,14 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
+from ..shapes import aligned
 from . import functions, simd
 from .cache import inline, kernel
-from .matmul import ADDRESS, PANEL, ROWS, VECTORS, multiply_panel, tile
+from .matmul import ADDRESS, PANEL, ROWS, VECTORS, multiply_panel, tile, tile_sums
 from .simd import LANES, Loop, i64
 
 WIDE = min(VECTORS, 2)  # vectors of a value panel: heads are mostly 32 or 64 wide
 VALUE_PANEL = WIDE * LANES
-weigh_values = tile(WIDE)
 multiply_half = tile(WIDE)  # the last key panel of a text may be narrower
 multiply_quarter = tile(1)
 
@@ -106,20 +106,38 @@ def copy_float(typing_context, source, out):
 
 
 @intrinsic
-def divide_block(typing_context, source, n, divisor, out):
-    """n floats, a multiple of 16, divided by one."""
+def weigh_values(typing_context, p, stride, n, values, rows, sums, out, out_stride):
+    """VALUE_PANEL columns of out = p @ values / sums for up to ROWS rows of n weights; p, sums: from `softmax_rows`."""
 
     def generate(context, builder, signature, args):
         e = builder
-        source, n, divisor, out = args
-        divisor = simd.splat(e, divisor)
-        with Loop(e, n, step=LANES) as loop:
-            at = e.mul(loop.index, i64(4))
-            simd.store(e, simd.load(e, e.add(source, at)) / divisor, e.add(out, at))
-            loop.next()
+        p, stride, n, values, rows, sums, out, out_stride = args
+        results = tile_sums(e, ROWS, WIDE, p, stride, values, n, rows, [out], out_stride)
+        for i in range(ROWS):
+            with e.if_then(e.icmp_signed(">", rows, i64(i))):
+                total = simd.broadcast(e, e.add(sums, i64(4 * i)))
+                for j in range(WIDE):
+                    simd.store(e, results[i * WIDE + j] / total, e.add(out, e.mul(out_stride, i64(i))), 64 * j)
         return context.get_dummy_value()
 
-    return types.void(ADDRESS, ADDRESS, types.float32, ADDRESS), generate
+    return types.void(*[ADDRESS] * 8), generate
+
+
+@intrinsic
+def prefetch_rows(typing_context, x, stride, rows, n):
+    """Asks the cache for n bytes of each row; none of them need exist."""
+
+    def generate(context, builder, signature, args):
+        e = builder
+        x, stride, rows, n = args
+        with Loop(e, rows) as down:
+            with Loop(e, n, step=64) as across:
+                simd.prefetch(e, e.add(e.add(x, e.mul(stride, down.index)), across.index), 0)
+                across.next()
+            down.next()
+        return context.get_dummy_value()
+
+    return types.void(*[ADDRESS] * 4), generate
 
 
 @inline
@@ -217,31 +235,35 @@ def attend_at(q, k, v, q_stride, k_stride, v_stride, starts, heads, width, scale
             _pack_values(v + v_stride * first + at, v_stride, length, width, values)
             for i in range(0, queries, ROWS):
                 rows = min(ROWS, queries - i)
-                row = q + q_stride * (first + i) + at
-                scores_of(row, q_stride, rows, keys, length, width, scores, padded)
+                row = first + i
+                for x, x_stride in ((q, q_stride), (k, k_stride), (v, v_stride)):  # of the next head
+                    prefetch_rows(x + x_stride * row + at + 4 * width, x_stride, rows, 4 * width)
+                scores_of(q + q_stride * row + at, q_stride, rows, keys, length, width, scores, padded)
                 softmax_rows(scores, 4 * padded, length, factor, sums.ctypes.data)
+                done, done_stride = target + out_stride * i + at, out_stride
+                if width != wide:
+                    done, done_stride = mixed, 4 * wide
                 for block in range(0, width, VALUE_PANEL):
-                    panel_at = values + 4 * block * length
-                    weigh_values(scores, 4 * padded, panel_at, length, mixed + 4 * block, 4 * wide, rows, panel_at, 0)
-                for r in range(rows):
-                    row, done = mixed + 4 * wide * r, target + out_stride * (i + r) + 4 * width * head
-                    if width % LANES == 0:
-                        divide_block(row, width, sums[r], done)
-                    else:
-                        divide_block(row, wide, sums[r], row)
+                    panel = values + 4 * block * length
+                    weigh_values(
+                        scores, 4 * padded, length, panel, rows, sums.ctypes.data, done + 4 * block, done_stride
+                    )
+                if width != wide:
+                    for r in range(rows):
                         for d in range(width):
-                            copy_float(row + 4 * d, done + 4 * d)
+                            copy_float(mixed + 4 * (wide * r + d), target + out_stride * (i + r) + at + 4 * d)
 
 
-@kernel
-def attend(q, k, v, starts, scale, first_only, out):
-    """`attend_at` on arrays: q, k, v [T, H, D] may be views of one [T, 3, H, D]."""
-    longest = 1
-    for text in range(starts.size - 1):
-        longest = max(longest, starts[text + 1] - starts[text])
-    scratch = np.empty(scratch_floats(longest, q.shape[2]), np.float32)
-    attend_at(
+def on_arrays(kernel, scratch_floats, q, k, v, starts, scale, first_only, out):
+    """`attend_at`, or another kernel with its operands, on arrays with scratch of its own."""
+    longest = int(np.diff(starts).max(initial=1))
+    scratch = aligned((scratch_floats.py_func(longest, q.shape[2]),))
+    kernel(
         q.ctypes.data, k.ctypes.data, v.ctypes.data, q.strides[0], k.strides[0], v.strides[0], starts,
         q.shape[1], q.shape[2], scale, first_only, out.ctypes.data, 4 * q.shape[1] * q.shape[2], scratch.ctypes.data,
     )  # fmt: skip
-    scratch[0] = 0  # used to the end, or Numba would free it while its address is in use
+
+
+def attend(q, k, v, starts, scale, first_only, out):
+    """`attend_at` on arrays: q, k, v [T, H, D] may be views of one [T, 3, H, D]."""
+    on_arrays(attend_at, scratch_floats, q, k, v, starts, scale, first_only, out)

@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import functions, simd
-from .attention import VALUE_PANEL, WIDE, copy_float, panel_width, transpose_block
+from .attention import VALUE_PANEL, WIDE, copy_float, on_arrays, panel_width, transpose_block
 from .cache import inline, kernel
 from .int8 import store_float, tile_of_codes
 from .matmul import ADDRESS, PANEL, ROWS, VECTORS, row_addresses
@@ -308,15 +308,6 @@ def attend16_at(
                             copy_float(mixed + 4 * (deep * r + d), target + out_stride * (i + r) + at + 4 * d)
 
 
-@kernel
 def attend16(q, k, v, starts, scale, first_only, out):
     """`attend16_at` on arrays: q, k, v [T, H, D] may be views of one [T, 3, H, D]."""
-    longest = 1
-    for text in range(starts.size - 1):
-        longest = max(longest, starts[text + 1] - starts[text])
-    scratch = np.empty(scratch_floats16(longest, q.shape[2]), np.float32)
-    attend16_at(
-        q.ctypes.data, k.ctypes.data, v.ctypes.data, q.strides[0], k.strides[0], v.strides[0], starts,
-        q.shape[1], q.shape[2], scale, first_only, out.ctypes.data, 4 * q.shape[1] * q.shape[2], scratch.ctypes.data,
-    )  # fmt: skip
-    scratch[0] = 0  # used to the end, or Numba would free it while its address is in use
+    on_arrays(attend16_at, scratch_floats16, q, k, v, starts, scale, first_only, out)

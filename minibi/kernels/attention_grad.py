@@ -21,7 +21,7 @@ from .attention import (
     _pack_keys,
     _pack_values,
     copy_block,
-    divide_block,
+    multiply_half,
     scores_of,
     softmax_rows,
     weigh_values,
@@ -137,9 +137,9 @@ def attend_dropped(q, k, v, starts, scale, token, place, scratch, out):
                 drop_rows_at(scores, 4 * padded, length, rows, number, heads, place)
                 for block in range(0, width, VALUE_PANEL):
                     at_block, there = values + 4 * block * length, done + 4 * block
-                    weigh_values(scores, 4 * padded, at_block, length, there, out.strides[0], rows, at_block, 0)
-                for r in range(rows):
-                    divide_block(done + out.strides[0] * r, width, sums[r], done + out.strides[0] * r)
+                    weigh_values(
+                        scores, 4 * padded, length, at_block, rows, sums.ctypes.data, there, out.strides[0]
+                    )  # fmt: skip
 
 
 @kernel
@@ -187,7 +187,7 @@ def attend_grad(dout, q, k, v, starts, scale, token, place, scratch, dq, dk, dv)
                         drop_rows_at(pi, 4 * padded, length, rows, number, heads, place)
                     for block in range(0, width, VALUE_PANEL):
                         panel_at, out = key_rows + 4 * block * length, dq_at + dq.strides[0] * i + 4 * block
-                        weigh_values(di, 4 * padded, panel_at, length, out, dq.strides[0], rows, panel_at, 0)
+                        multiply_half(di, 4 * padded, panel_at, length, out, dq.strides[0], rows, panel_at, 0)
                 dv_at = dv.ctypes.data + dv.strides[0] * first + at
                 dk_at = dk.ctypes.data + dk.strides[0] * first + at
                 _add_outer(p, padded, count, length, d_at, dout.strides[0], width, panel, dv_at, dv.strides[0])

@@ -30,6 +30,7 @@ from .matmul import (
     VECTORS,
     activate,
     at_once,
+    fetch_tile,
     for_kind,
     lasting,
     row_addresses,
@@ -120,11 +121,10 @@ def linear_tile8(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead
         height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, finish = args
         terms, columns, step, bias, residual = cgutils.unpack_tuple(e, finish)
 
-        def floats(total, term, at):
+        def floats(total, scale, minus_zero, outlier, at):
             column = e.add(columns, at)
-            scale, zero, outlier = (simd.broadcast(e, term, 4 * i) for i in range(3))
             scales, sums = simd.load(e, column), simd.load(e, e.add(column, step))
-            x = (zero * -1.0).fma(sums, simd.to_floats(e, total)) * scale
+            x = minus_zero.fma(sums, simd.to_floats(e, total)) * scale
             x = x.fma(scales, simd.load(e, e.add(bias, at)))
             return outlier.fma(simd.load(e, e.add(column, e.mul(step, i64(2)))), x)
 
@@ -132,17 +132,17 @@ def linear_tile8(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead
             for i in range(len(sums) // VECTORS):
                 with e.if_then(e.icmp_signed(">", rows, i64(i))):
                     here, term = e.mul(ldc, i64(i)), e.add(terms, i64(TERM * i))
+                    scale, zero, outlier = (simd.broadcast(e, term, 4 * n) for n in range(3))  # once, not each vector
+                    minus_zero = zero * -1.0
                     for j in range(VECTORS):
                         at = i64(64 * j)
-                        x = floats(sums[i * VECTORS + j], term, at)
+                        x = floats(sums[i * VECTORS + j], scale, minus_zero, outlier, at)
                         here_at = e.add(here, at)
                         simd.store(e, what(x, e.add(residual, here_at)), e.add(c, here_at))
 
         for tall in (ROWS, 5, 4):
             with e.if_then(e.icmp_signed("==", height, i64(tall))):
-                for i in range(tall):  # what will be written is fetched while the sums run
-                    for j in range(VECTORS):
-                        simd.prefetch(e, e.add(c, e.mul(ldc, i64(i))), 64 * j)
+                fetch_tile(e, tall, VECTORS, [c, residual], ldc)
                 sums = sums_of_codes(e, tall, VECTORS, simd.dot_bytes, a, lda, b, k, rows, ahead, stride)
                 for_kind(e, kind, lambda what, sums=sums: finished(sums, what), AT_ONCE)
         return context.get_dummy_value()

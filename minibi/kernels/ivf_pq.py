@@ -18,8 +18,7 @@ from .distance import FLOAT16, SQUARED_L2
 from .graph_search import CAREFUL
 from .ivf import choose, finish, key_of, rank, room_for, shrink
 from .keys import fetch
-from .matmul import ADDRESS, NONE, PANEL, VECTORS, linear_at
-from .matmul import _sums as sums_of_tile
+from .matmul import ADDRESS, NONE, PANEL, VECTORS, linear_at, tile_sums
 from .memory import float_at, int32_at, int64_at
 from .pq import BLOCK, quantize_row, scan_block, tables_at
 from .simd import i64
@@ -46,7 +45,7 @@ def _one_row(typing_context, a, b, k, c, bias):
         e = builder
         a, b, k, c, bias = args
         ahead = e.add(b, e.mul(k, i64(4 * PANEL)))
-        sums = sums_of_tile(e, 1, VECTORS, False, a, i64(0), b, k, c, i64(0), i64(1), ahead, i64(4 * PANEL))
+        sums = tile_sums(e, 1, VECTORS, a, i64(0), b, k, i64(1), [c], i64(0), (ahead, i64(4 * PANEL)))
         for j, x in enumerate(sums):
             simd.store(e, x + simd.load(e, bias, 64 * j), c, 64 * j)
         return context.get_dummy_value()

@@ -6,8 +6,8 @@ down K: load a few vectors of the panel, multiply them by one broadcast number o
 6 rows x 4 vectors fill 24 of 32; with narrower ones a tile is 6 rows x one vector of sixteen.
 
 Weights stored as float16 stay so. For a few rows, when reading weights is what takes the time, they are widened in the
-registers, and while a panel is multiplied the next one is asked for; for many rows a panel is widened once, into memory
-that stays in cache.
+registers, and while a panel is multiplied the next one is asked for; for many rows only the first tile does so, and
+leaves the widened panel in memory that stays in cache.
 
 An output element is one chain of fused multiply-adds over k = 0 .. K-1, whatever the tile, the number of rows or the
 width of the registers: the same row gives the same bits in any batch.
@@ -81,18 +81,31 @@ def tile_height(rows):
     return max(4, (rows + tiles - 1) // tiles)
 
 
-def _sums(e, height, vectors, halves, a, lda, b, k, c, ldc, rows, ahead, stride):
-    """Emits the inner loop: `height` rows times one panel, the sums left in registers."""
+def fetch_tile(e, height, vectors, addresses, ldc):
+    """Asks the cache for a tile at each of some addresses: what will be written or added, while sums still run."""
+    for there in addresses:
+        for i in range(height):
+            for j in range(vectors):
+                simd.prefetch(e, e.add(there, e.mul(ldc, i64(i))), 64 * j)
+
+
+def tile_sums(e, height, vectors, a, lda, b, k, rows, written, ldc, ahead=None, halves=False, wide=None):
+    """Emits the inner loop: `height` rows times one panel, the sums left in registers.
+
+    written: addresses laid out as the result, which the cache is asked for. ahead: the address of a next panel and how
+    many bytes further with each step of k. halves: the panel is float16, and goes to `wide` as float32: an address and
+    the bytes of a row.
+    """
     size, load = (2, simd.load_halves) if halves else (4, simd.load)
     row = row_addresses(e, a, lda, rows, height)
-    for i in range(height):  # what will be written is fetched while the sums run
-        for j in range(vectors):
-            simd.prefetch(e, e.add(c, e.mul(ldc, i64(i))), 64 * j)
+    fetch_tile(e, height, vectors, written, ldc)
     with Loop(e, k, [simd.constant(e, 0.0)] * (height * vectors)) as loop:
         panel = e.add(b, e.mul(loop.index, i64(size * LANES * vectors)))
         columns = [load(e, panel, size * LANES * j) for j in range(vectors)]
-        for j in range(0, size * LANES * vectors, 64):
-            simd.prefetch(e, e.add(ahead, e.mul(loop.index, stride)), j)
+        for j in range(vectors if wide else 0):
+            simd.store(e, columns[j], e.add(wide[0], e.mul(loop.index, wide[1])), 64 * j)
+        for j in range(0, size * LANES * vectors if ahead else 0, 64):
+            simd.prefetch(e, e.add(ahead[0], e.mul(loop.index, ahead[1])), j)
         at = e.mul(loop.index, i64(4))
         sums = []
         for i in range(height):
@@ -115,7 +128,7 @@ def tile(vectors: int):
         def generate(context, builder, signature, args):
             e = builder
             a, lda, b, k, c, ldc, rows, ahead, stride = args
-            sums = _sums(e, ROWS, vectors, False, a, lda, b, k, c, ldc, rows, ahead, stride)
+            sums = tile_sums(e, ROWS, vectors, a, lda, b, k, rows, [c], ldc, (ahead, stride))
             for i in range(ROWS):
                 with e.if_then(e.icmp_signed(">", rows, i64(i))):
                     out = e.add(c, e.mul(ldc, i64(i)))
@@ -150,15 +163,15 @@ AT_ONCE = {kind: AFTER[kind] for kind in (NONE, GELU, RESIDUAL)}
 
 
 @intrinsic
-def linear_tile(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, bias, residual):
+def linear_tile(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, bias, residual, wide, step):
     """`tile` of a whole panel; before its sums leave the registers the bias is added and done what `kind` says, if that
     is one of AT_ONCE. residual is laid out as c. height: 0 for ROWS rows and a panel of float32; 6, 5 or 4 for as many
-    rows and a panel of float16.
+    rows and a panel of float16, which goes to `wide` as float32, each row `step` bytes behind the one before.
     """
 
     def generate(context, builder, signature, args):
         e = builder
-        height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, bias, residual = args
+        height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, bias, residual, wide, step = args
 
         def finished(sums, what):
             for i in range(len(sums) // VECTORS):
@@ -170,11 +183,14 @@ def linear_tile(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead,
 
         for tall in (0, 6, 5, 4):
             with e.if_then(e.icmp_signed("==", height, i64(tall))):
-                sums = _sums(e, tall or ROWS, VECTORS, tall > 0, a, lda, b, k, c, ldc, rows, ahead, stride)
+                sums = tile_sums(
+                    e, tall or ROWS, VECTORS, a, lda, b, k, rows, [c, residual], ldc, (ahead, stride), tall > 0,
+                    (wide, step) if tall else None,
+                )  # fmt: skip
                 for_kind(e, kind, lambda what, sums=sums: finished(sums, what), AT_ONCE)
         return context.get_dummy_value()
 
-    return types.void(*[ADDRESS] * 13), generate
+    return types.void(*[ADDRESS] * 15), generate
 
 
 @intrinsic
@@ -203,22 +219,6 @@ def at_once(kind):
     return kind in (NONE, GELU, RESIDUAL)
 
 
-@intrinsic
-def widen(typing_context, halves, n, out):
-    """n float16 at one address to float32 at another, n a multiple of 16."""
-
-    def generate(context, builder, signature, args):
-        e = builder
-        halves, n, out = args
-        with Loop(e, n, step=LANES) as loop:
-            x = simd.load_halves(e, e.add(halves, e.mul(loop.index, i64(2))))
-            simd.store(e, x, e.add(out, e.mul(loop.index, i64(4))))
-            loop.next()
-        return context.get_dummy_value()
-
-    return types.void(*[ADDRESS] * 3), generate
-
-
 multiply_panel = tile(VECTORS)
 
 
@@ -232,22 +232,23 @@ def linear_at(x, lda, rows, k, panels, halves, bias, residual, kind, out, width,
     """
     in_registers = halves and rows <= FEW_ROWS
     height = tile_height(rows) if in_registers else ROWS
-    step = (2 if halves else 4) * PANEL
-    stride = step // max(1, (rows + height - 1) // height)  # of the next panel, a part with each tile
+    size = (2 if halves else 4) * PANEL
+    tiles = max(1, (rows + height - 1) // height)
+    stride = (size + tiles - 1) // tiles  # of the next panel, a part with each tile
     first = kind if at_once(kind) else NONE
     for n in range(0, width, PANEL):
         panel = panels + (2 if halves else 4) * n * k
-        ahead = panel + step * k
-        if halves and not in_registers:
-            widen(panel, k * PANEL, scratch)
-            panel = scratch
+        ahead = panel + size * k
         for m in range(0, rows, height):
             here = 4 * (m * width + n)
             linear_tile(
-                height if in_registers else 0, first, x + lda * m, lda, panel, k, out + here, 4 * width,
-                min(height, rows - m), ahead, stride, bias + 4 * n, residual + here,
+                height if in_registers or (halves and m == 0) else 0, first, x + lda * m, lda, panel, k, out + here,
+                4 * width, min(height, rows - m), ahead, stride, bias + 4 * n, residual + here, scratch,
+                0 if in_registers else 4 * PANEL,
             )  # fmt: skip
             ahead += stride * k
+            if halves and not in_registers:
+                panel = scratch
     if not at_once(kind):
         activate(kind, out, rows * width)
 
@@ -256,7 +257,7 @@ def linear_at(x, lda, rows, k, panels, halves, bias, residual, kind, out, width,
 def linear(x, panels, halves, bias, residual, kind, out):
     """`linear_at` on arrays: x [T, K], panels as bytes, bias [P], residual and out [T, P]."""
     rows, k = x.shape
-    scratch = np.empty(k * PANEL if halves and rows > FEW_ROWS else 1, np.float32)
+    scratch = np.empty(k * PANEL if halves and rows > FEW_ROWS else PANEL, np.float32)
     linear_at(
         x.ctypes.data, 4 * k, rows, k, panels.ctypes.data, halves, bias.ctypes.data,
         residual.ctypes.data, kind, out.ctypes.data, out.shape[1], scratch.ctypes.data,

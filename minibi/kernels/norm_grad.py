@@ -21,15 +21,12 @@ CHUNK = 258  # tokens: 43 tiles of a matrix product
 def gelu_and_slope(x):
     """x Phi(x) as `functions.gelu`, and its derivative Phi(x) + x phi(x), phi the normal density; |error| < 1e-6."""
     b = x.b
-    a = x.max(x * -1.0)
-    p = functions.reciprocal(functions.polynomial(a.min(10.0), functions._TAIL))
-    p2 = p * p
-    p4 = p2 * p2
-    below = p4 * p4 * 0.5  # Phi(-a)
+    a = x.abs().min(functions._FAR)
+    below = functions.minus_tail(a)
     positive = b.fcmp_ordered(">", x.value, simd.constant(b, 0.0).value)
-    distribution = simd.Lanes(b, b.select(positive, (below * -1.0 + 1.0).value, below.value))
+    distribution = simd.Lanes(b, b.select(positive, (below + 1.0).value, (below * -1.0).value))
     density = functions.exp2(x * x * -0.7213475204444817) * 0.3989422804014327
-    return x.max(0.0) - a * below, x.fma(density, distribution)
+    return a.fma(below, functions.relu(x)), x.fma(density, distribution)
 
 
 @intrinsic

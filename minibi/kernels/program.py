@@ -55,20 +55,17 @@ def run(program, numbers, table, widths, ids, types, starts, scratch):
                 table[step[CODES]], widths[step[CODES]], table[step[TERMS]], rows, step[K], table[step[W]],
                 table[step[COLUMNS]], table[step[BIAS]], table[step[RESIDUAL]], step[KIND], out, step[WIDTH],
             )  # fmt: skip
-        elif op == ATTEND:
+        elif op in (ATTEND, ATTEND16):
             heads, width = step[EXTRA], step[WIDTH]
-            channels = 4 * heads * width
-            attend_at(
-                x, x + channels, x + 2 * channels, widths[step[X]], widths[step[X]], widths[step[X]], starts,
-                heads, width, numbers[step[NUMBER]], step[PER_TEXT] == 1, out, widths[step[OUT]], memory,
+            channels, stride = 4 * heads * width, widths[step[X]]
+            operands = (
+                x, x + channels, x + 2 * channels, stride, stride, stride, starts, heads, width, numbers[step[NUMBER]],
+                step[PER_TEXT] == 1, out, widths[step[OUT]], memory,
             )  # fmt: skip
-        elif op == ATTEND16:
-            heads, width = step[EXTRA], step[WIDTH]
-            channels = 4 * heads * width
-            attend16_at(
-                x, x + channels, x + 2 * channels, widths[step[X]], widths[step[X]], widths[step[X]], starts,
-                heads, width, numbers[step[NUMBER]], step[PER_TEXT] == 1, out, widths[step[OUT]], memory,
-            )  # fmt: skip
+            if op == ATTEND:
+                attend_at(*operands)
+            else:
+                attend16_at(*operands)
         else:
             stride = widths[step[OUT]]
             for text in range(texts):
