@@ -56,10 +56,6 @@ def rounds(contenders: Sequence[Contender], work: Workload, curves: Curves, coun
     singles = [work.queries[i : i + 1] for i in range(min(SINGLES, len(work.queries)))]
     fronts = {c.name: front(curves[c.name]) for c in contenders}
 
-    def one_by_one(contender: Contender, setting: Any) -> None:
-        for query in singles:
-            contender.search(query, K, setting)
-
     runs: dict[tuple[str, str, Any], Any] = {}
     for contender in contenders:
         for target in TARGETS:
@@ -67,7 +63,9 @@ def rounds(contenders: Sequence[Contender], work: Workload, curves: Curves, coun
                 setting = point.setting
                 runs["batch", contender.name, setting] = partial(contender.search, work.queries, K, setting)
                 if target == 0.95:
-                    runs["single", contender.name, setting] = partial(one_by_one, contender, setting)
+                    runs["single", contender.name, setting] = partial(
+                        one_by_one, partial(contender.search, k=K, setting=setting), singles
+                    )
     times = interleave(runs, count)
     sizes = {"batch": len(work.queries), "single": len(singles)}
     found: dict[str, Any] = {mode: {} for mode in sizes}
@@ -104,15 +102,10 @@ def at_equal_recall(found: dict[str, Any]) -> list[dict[str, Any]]:
 def exact_search(contenders: Sequence[Contender], work: Workload, count: int) -> list[dict[str, Any]]:
     """Milliseconds per query of 100 in one call and of 20 in a call each, beside NumPy's product and a selection."""
     batch, singles = work.queries[:100], [work.queries[i : i + 1] for i in range(20)]
-
-    def one_by_one(search: Callable[[Floats], Any]) -> None:
-        for query in singles:
-            search(query)
-
     ways: dict[str, Callable[[Floats], Any]] = {c.name: partial(_first, c) for c in contenders}
     ways["NumPy"] = lambda queries: exact(work.vectors, queries, K)
     runs: dict[tuple[str, int], Any] = {(name, 100): partial(search, batch) for name, search in ways.items()}
-    runs |= {(name, 1): partial(one_by_one, search) for name, search in ways.items()}
+    runs |= {(name, 1): partial(one_by_one, search, singles) for name, search in ways.items()}
     times = interleave(runs, count)
     recalls = {name: recall(search(batch), work.truth[:100, :K]) for name, search in ways.items()}
     return [
@@ -121,6 +114,12 @@ def exact_search(contenders: Sequence[Contender], work: Workload, count: int) ->
         | {"over": {other: ratio(times[other, n], times[name, n]) for other in ways if other != name}}
         for name, n in runs
     ]
+
+
+def one_by_one(search: Callable[[Floats], Any], singles: Sequence[Floats]) -> None:
+    """Every query a call of its own."""
+    for query in singles:
+        search(query)
 
 
 def _first(contender: Contender, queries: Floats) -> Ints:

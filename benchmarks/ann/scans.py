@@ -17,6 +17,7 @@ from minibi.shapes import Floats, Ints
 from ..common import Ratio, interleave, say
 from .curves import recall
 from .data import Workload
+from .measures import one_by_one
 
 K, BATCH, SINGLES = 10, 200, 50
 Search = Callable[[Floats], Ints]
@@ -29,13 +30,8 @@ def scans(work: Workload, rounds: int, wanted: Callable[[str], bool], peers: boo
         ways |= make(work, wanted)
     say(f"{work.name}: {rounds} rounds of {len(ways)} scans")
     batch, singles = work.queries[:BATCH], [work.queries[i : i + 1] for i in range(SINGLES)]
-
-    def one_by_one(search: Search) -> None:
-        for query in singles:
-            search(query)
-
     runs: dict[Any, Any] = {(name, BATCH): partial(search, batch) for name, search in ways.items()}
-    runs |= {(name, 1): partial(one_by_one, search) for name, search in ways.items()}
+    runs |= {(name, 1): partial(one_by_one, search, singles) for name, search in ways.items()}
     times = interleave(runs, rounds)
     return [
         {"name": name, "recall": recall(search(batch)[:, :K], work.truth[:BATCH, :K])}
@@ -81,13 +77,12 @@ def _faiss(work: Workload, wanted: Callable[[str], bool]) -> dict[str, Search]:
         if not wanted(f"faiss {name}"):
             continue
         say(f"{work.name}: building faiss {name}")
-        codes = kind(work.dim, faiss.METRIC_INNER_PRODUCT)
-        index = faiss.IndexRefineFlat(codes)
+        index = faiss.IndexRefineFlat(kind(work.dim, faiss.METRIC_INNER_PRODUCT))
         index.train(work.vectors)
         index.add(work.vectors)
         for factor in (10, 40):
             chosen = faiss.IndexRefineSearchParameters(k_factor=factor)
-            ways[f"faiss {name}, k_factor {factor}"] = lambda queries, index=index, chosen=chosen, codes=codes: (
-                index.search(queries, K, params=chosen)[1]
-            )
+            ways[f"faiss {name}, k_factor {factor}"] = lambda queries, index=index, chosen=chosen: index.search(
+                queries, K, params=chosen
+            )[1]
     return ways

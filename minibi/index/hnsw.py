@@ -24,7 +24,6 @@ from .flat import scan
 from .hnsw_engine import Engine, draw_levels, engine_for
 from .hnsw_repair import Surgery, count_children, find_faults, used_upper
 
-QUERIES_PER_JOB = 128
 LARGEST_BATCH = 8192  # rows inserted without a chance for readers to see them
 BATCH_SHARE = 50  # a batch is at most a fiftieth of what stands: larger ones cost recall
 EXACT = 20  # a filter that leaves n of N rows is answered by a scan if n * n <= EXACT * ef * N
@@ -186,13 +185,13 @@ class HNSWIndex(Index):
 
     def _answer(self, view: View, x: Floats, k: int, ef: int | None, nprobe: int | None) -> tuple[Floats, Ints] | None:
         entry = None if self._sampled else view.facts["entry"]
-        wide = self._wide(view, ef, k, view.count - view.gone)
+        wide = self._wide(view, max(ef or self.ef, k), view.count - view.gone)
         return self._engine(view).answer(view, entry, x, wide, self._codec, k)
 
-    def _wide(self, view: View, ef: int | None, k: int, live: int) -> int:
+    def _wide(self, view: View, ef: int, live: int) -> int:
         """How many candidates a search keeps so that some `ef` of them may be returned; behind a filter up to half as
         many again, or it would end too early."""
-        ef, present = max(ef or self.ef, k), view.count - view.gone
+        present = view.count - view.gone
         if live < present:
             ef = min(ef * present // live, ef + ef // 2)
         spent = max(len(self._stale), view.gone // 4)  # on removed rows that are still met, on links that were lost
@@ -206,7 +205,7 @@ class HNSWIndex(Index):
             return self._scan(view, queries, k, mask)
         engine, stored, ids = self._engine(view), view.arrays["vectors"].view(np.uint8), view["ids"]
         entry, root = None if self._sampled else view.facts["entry"], view.facts["root"]
-        wide = self._wide(view, ef, k, live)
+        wide = self._wide(view, ef, live)
         distances, rows = engine.search(entry, root, queries, wide, self._codec, stored, mask, ids, k)
         if rows[:, -1].min() < 0:  # too many of the nearest were filtered out
             short = np.flatnonzero(rows[:, -1] < 0)

@@ -14,6 +14,7 @@ from numba.extending import intrinsic
 from ..shapes import aligned
 from . import functions, simd
 from .cache import inline, kernel
+from .keys import fetch
 from .matmul import ADDRESS, PANEL, ROWS, VECTORS, multiply_panel, tile, tile_sums
 from .simd import LANES, Loop, i64
 
@@ -123,23 +124,6 @@ def weigh_values(typing_context, p, stride, n, values, rows, sums, out, out_stri
     return types.void(*[ADDRESS] * 8), generate
 
 
-@intrinsic
-def prefetch_rows(typing_context, x, stride, rows, n):
-    """Asks the cache for n bytes of each row; none of them need exist."""
-
-    def generate(context, builder, signature, args):
-        e = builder
-        x, stride, rows, n = args
-        with Loop(e, rows) as down:
-            with Loop(e, n, step=64) as across:
-                simd.prefetch(e, e.add(e.add(x, e.mul(stride, down.index)), across.index), 0)
-                across.next()
-            down.next()
-        return context.get_dummy_value()
-
-    return types.void(*[ADDRESS] * 4), generate
-
-
 @inline
 def scratch_floats(longest, width):
     """How much scratch `attend_at` needs for texts up to `longest` tokens and heads of `width`."""
@@ -237,7 +221,8 @@ def attend_at(q, k, v, q_stride, k_stride, v_stride, starts, heads, width, scale
                 rows = min(ROWS, queries - i)
                 row = first + i
                 for x, x_stride in ((q, q_stride), (k, k_stride), (v, v_stride)):  # of the next head
-                    prefetch_rows(x + x_stride * row + at + 4 * width, x_stride, rows, 4 * width)
+                    for r in range(rows):
+                        fetch(x + x_stride * (row + r) + at + 4 * width, 4 * width)
                 scores_of(q + q_stride * row + at, q_stride, rows, keys, length, width, scores, padded)
                 softmax_rows(scores, 4 * padded, length, factor, sums.ctypes.data)
                 done, done_stride = target + out_stride * i + at, out_stride

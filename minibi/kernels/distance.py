@@ -192,7 +192,7 @@ def as_query(rows, row, scratch):
     if kind == FLOAT32:
         return source
     if kind == FLOAT16:
-        _widen(source, width, target)
+        widen(source, width, target)
         return target
     tail = rows.tails + rows.apart * np.int64(row)
     norm = np.float32(0) if rows.metric == DOT else float_at(tail + 4)
@@ -218,7 +218,9 @@ def same_rows(rows, a, b):
 
 
 @intrinsic
-def _widen(typing_context, halves, n, out):
+def widen(typing_context, halves, n, out):
+    """n float16 at one address to float32 at another, n a multiple of 16."""
+
     def generate(context, builder, signature, args):
         e = builder
         halves, n, out = args
@@ -245,7 +247,7 @@ def scan(rows, ids, which, chosen, queries, k, kind, metric, width, out_distance
         for q in range(queries.shape[0]):
             best, found = out_distances[q], out_rows[q]
             size = held[q]
-            query = queries[q].ctypes.data
+            query = address(queries[q])
             for first in range(block, end, 4):
                 some = min(4, end - first)
                 for j in range(some):

@@ -97,7 +97,7 @@ def search(numbers, places, x, ef, mask, ids, final, out, out_rows):
     begun = walking = 0
     whole = True
     for slot in range(slots):
-        q = take(p[15], 1) if p[15] else np.int64(begun)
+        q = _next(p, begun)
         begun += 1
         if q < total:
             whole &= _start(field, n, p, x, q, slot)
@@ -132,13 +132,19 @@ def search(numbers, places, x, ef, mask, ids, final, out, out_rows):
                     out[q, j] = out[q, j] + np.float32(0) if field.metric else np.float32(0) - out[q, j]  # never -0.0
                     out_rows[q, j] = ids[out_rows[q, j]]
             put(state, STAGE, REST)
-            q = take(p[15], 1) if p[15] else np.int64(begun)
+            q = _next(p, begun)
             begun += 1
             if q < total:
                 whole &= _start(field, n, p, x, q, slot)
             else:
                 walking -= 1
     return whole
+
+
+@inline
+def _next(places, begun):
+    """The number of the next query: from the counter that threads share, or after those that were begun."""
+    return take(places[15], 1) if places[15] else np.int64(begun)
 
 
 @inline

@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 from ..shapes import aligned
 from . import simd, target
 from .cache import inline, kernel
+from .distance import widen
 from .matmul import ADDRESS
 from .simd import LANES, Lanes, Loop, i64
 
@@ -141,22 +142,6 @@ def tile8(vectors):
 
 _raise_one, _raise_pair = tile(1), tile(PAIR)
 _raise_one8, _raise_pair8 = tile8(1), tile8(PAIR)
-
-
-@intrinsic
-def widen(typing_context, halves, n, out):
-    """n float16 at one address to float32 at another, n a multiple of 16."""
-
-    def generate(context, builder, signature, args):
-        e = builder
-        halves, n, out = args
-        with Loop(e, n, step=LANES) as loop:
-            x = simd.load_halves(e, e.add(halves, e.mul(loop.index, i64(2))))
-            simd.store(e, x, e.add(out, e.mul(loop.index, i64(4))))
-            loop.next()
-        return context.get_dummy_value()
-
-    return types.void(*[ADDRESS] * 3), generate
 
 
 @inline
