@@ -8,6 +8,7 @@ Every row can be reached from the root; removed rows are linked around; `check` 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -24,8 +25,9 @@ from .flat import scan
 from .hnsw_engine import Engine, draw_levels, engine_for
 from .hnsw_repair import Surgery, count_children, find_faults, used_upper
 
-LARGEST_BATCH = 8192  # rows inserted without a chance for readers to see them
+LARGEST_BATCH = 8192
 BATCH_SHARE = 50  # a batch is at most a fiftieth of what stands: larger ones cost recall
+STRETCH = 512  # small batches are inserted in one go until they have so many rows; then readers see them
 EXACT = 20  # a filter that leaves n of N rows is answered by a scan if n * n <= EXACT * ef * N
 
 
@@ -134,10 +136,14 @@ class HNSWIndex(Index):
             upper[:used] = arrays["upper"][:used]
             self._view = replace(self._view, arrays={**arrays, "upper": upper})
         self._view.arrays["upper"][used:needed] = -1
-        while first < last:
-            end = min(last, first + max(1, min(first // BATCH_SHARE, LARGEST_BATCH)))
-            self._insert(first, end)
-            first = end
+        if self._view.facts.get("entry", -1) < 0:
+            self._plant(first)
+            first += 1
+        known = (self._table.rows(arrays["ids"][first:last]) >= 0).any()
+        while first < last:  # rows that replace others do so at the end of their batch
+            ends = batches(first, last, 1 if known else STRETCH)
+            self._insert(ends)
+            first = int(ends[-1])
 
     def _encode(self, arrays: dict[str, Any], first: int, last: int) -> None:
         coded = self._walk_codec.encode(self._codec.decode(self._stored(first, last)))
@@ -149,36 +155,37 @@ class HNSWIndex(Index):
     def _stored(self, first: int, last: int) -> Any:
         return self._view.arrays["vectors"][first:last].view(np.uint8)
 
-    def _insert(self, first: int, last: int) -> None:
-        """One batch: every row finds its neighbours in the graph as it stands, then those take it in."""
-        view = self._view
-        entry, root = view.facts.get("entry", -1), view.facts.get("root", -1)
-        arrays = view.arrays
-        if entry < 0:
-            arrays["links"][first], arrays["parents"][first], arrays["children"][first] = -1, first, 0
-            self._publish(last, entry=first, root=first)
-            return
+    def _plant(self, row: int) -> None:
+        """The first row of all."""
+        arrays = self._view.arrays
+        arrays["links"][row], arrays["parents"][row], arrays["children"][row] = -1, row, 0
+        self._publish(row + 1, entry=row, root=row)
+
+    def _insert(self, ends: Ints) -> None:
+        """The rows of some batches find their neighbours, and those take them in."""
+        view, first, last = self._view, int(ends[0]), int(ends[-1])
+        arrays, entry, entries = view.arrays, view.facts["entry"], []
+        levels = arrays["levels"]
+        for a, b in pairwise(ends.tolist()):
+            entries.append(entry)
+            highest = a + int(np.argmax(levels[a:b]))
+            entry = highest if levels[highest] > levels[entry] else entry
         engine, live = self._engine(view), arrays["live"]
-        ef, m = self.ef_construction, self.M
-        engine.find_neighbours(entry, root, first, last, m, ef, live)
         try:
-            arrays["children"][first:last] = 0
-            engine.adopt(first, last, m)
-            engine.link_back(first, last, m)
+            arrays["children"][first:last], live[first:last] = 0, True
+            engine.insert(ends, np.array(entries), view.facts["root"], self.M, self.ef_construction, live)
         except BaseException:
             self._take_back(first)
             raise
-        highest = first + int(np.argmax(arrays["levels"][first:last]))
-        if arrays["levels"][highest] > arrays["levels"][entry]:
-            entry = highest
-        self._publish(last, entry=entry, root=root)
+        self._publish(last, entry=entry)
 
     def _take_back(self, count: int) -> None:
-        """Forgets links to rows that an interrupted batch did not finish."""
+        """Forgets links to rows of batches that were interrupted."""
         arrays = self._view.arrays
         for table, used in ((arrays["links"], count), (arrays["upper"], used_upper(arrays, count))):
             table[:used][table[:used] >= count] = -1
             table[:used] = np.take_along_axis(table[:used], np.argsort(table[:used] < 0, axis=1, kind="stable"), 1)
+        arrays["live"][count:] = False
         count_children(arrays, count)
 
     # ------------------------------------------------------------------ searching
@@ -297,3 +304,12 @@ class HNSWIndex(Index):
         count_children(arrays, n)
         index._view = replace(index._view, facts=facts)
         return index
+
+
+def batches(first: int, last: int, most: int) -> Ints:
+    """Where the batches of rows first .. last-1 begin and end, int64, as many as it takes to have `most` rows."""
+    ends = [first]
+    while ends[-1] < min(last, first + most):
+        at = ends[-1]
+        ends.append(min(last, at + max(1, min(at // BATCH_SHARE, LARGEST_BATCH))))
+    return np.array(ends)

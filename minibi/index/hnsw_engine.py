@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ MAX_LEVEL = 30
 SAMPLE = 128  # rows that a search may choose its beginning from
 WALKS = 6  # queries that one thread walks for in turns
 FEW_ROWS, FEW_QUERIES = 12, 64  # not worth a second thread
+PAUSE = 1e-4  # seconds, where others are waited for
 MOST_QUERIES = 16384  # at once: whoever interrupts a search will not wait for more
 NEIGHBOURS_OF_REMOVED = 511  # candidates for the new links of a row some of whose neighbours were removed
 _local = threading.local()
@@ -137,43 +139,26 @@ class Engine:
         copied = aligned_copy(self._rows.table[which])
         return self._rows_of(copied, self._codec.kind, self._metric, self._codec.width, tails), which, tails
 
-    def find_neighbours(self, entry: int, root: int, first: int, last: int, m: int, ef: int, live: Any) -> None:
-        """Links of the new rows first .. last-1 to those before them, by all threads."""
+    def insert(self, ends: Ints, entries: Ints, root: int, m: int, ef: int, live: Any) -> None:
+        """Batches of new rows, b of the rows ends[b] .. ends[b + 1] - 1, one after the other, by all threads: each row
+        finds its neighbours in the graph as it was before its batch, then those take it in."""
         from ..kernels import graph_build
+
+        a, layers = self._arrays, self._graph.levels[ends[0] : ends[-1]] + np.int64(1)
+        pairs = (m + 1) * int(np.add.reduceat(layers, ends[:-1] - ends[0]).max())
+        slots, targets, starts = np.empty(pairs, np.int64), np.empty(pairs, np.int64), np.empty(pairs + 1, np.int64)
+        found = slots, targets, starts, np.empty(pairs, np.int32), np.empty((2, pairs), np.int32)
+        kin, places = (a["parents"], a["children"], a["youngest"]), self._places()
+        board = np.zeros((len(entries), graph_build.COUNTERS), np.int64)
 
         def some() -> None:
             walks = self._walks(ef).walks
             queries = aligned((WALKS, -(-self._codec.query_size // 64) * 64), np.uint8)
-            graph_build.find_neighbours(
-                self._rows, self._graph, entry, root, first, last, m, ef, live, walks, queries, taken
-            )
+            batches = ends, entries, root, m, ef, live
+            while not graph_build.insert(self._rows, self._graph, kin, *batches, walks, queries, board, found, places):
+                sleep(PAUSE)  # another thread was interrupted in the middle of its work
 
-        taken = np.zeros(1, np.int64)
-        on_each(some, None if last - first > FEW_ROWS else 1)
-
-    def adopt(self, first: int, last: int, limit: int) -> None:
-        from ..kernels import graph_build
-
-        a = self._arrays
-        kin = a["parents"], a["children"], a["youngest"]
-        graph_build.adopt(self._rows, a["links"], first, last, limit, *kin)
-
-    def link_back(self, first: int, last: int, m: int) -> None:
-        """The rows that rows first .. last-1 link to link to them in turn, by all threads; so do their parents."""
-        from ..kernels import graph_build
-
-        graph, parents = self._graph, self._arrays["parents"]
-        pairs = (last - first) * (m + 1) + m * int(graph.levels[first:last].sum(dtype=np.int64))
-        slots, targets, starts = np.empty(pairs, np.int64), np.empty(pairs, np.int64), np.zeros(pairs + 1, np.int64)
-        sources, work = np.empty(pairs, np.int32), np.empty((2, pairs), np.int32)
-        found = slots, targets, starts, sources
-        lists = graph_build.group(graph, parents, first, last, m, self._places(), *found, work)
-        taken = np.zeros(1, np.int64)
-
-        def some() -> None:
-            graph_build.link_back(self._rows, graph, lists, *found, parents, self._query(), taken)
-
-        on_each(some, None if last - first > FEW_ROWS else 1)
+        on_each(some, None if np.diff(ends).max() > FEW_ROWS else 1)
 
     def bypass(self, layer: int, owners: Any, live: Any, fresh: Any, first: int, last: int) -> None:
         from ..kernels import graph_build

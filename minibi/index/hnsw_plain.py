@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,13 @@ class PlainEngine:
     def _same(self, a: int, b: int) -> bool:
         first, second = self._rows([a, b])
         return bool((first == second).all())
+
+    def insert(self, ends: Ints, entries: Ints, root: int, m: int, ef: int, live: Any) -> None:
+        """Batches of new rows, b of the rows ends[b] .. ends[b + 1] - 1, one after the other."""
+        for (first, last), entry in zip(pairwise(ends.tolist()), entries.tolist(), strict=True):
+            self.find_neighbours(entry, root, first, last, m, ef, live)
+            self.adopt(first, last, m)
+            self.link_back(first, last, m)
 
     def find_neighbours(self, entry: int, root: int, first: int, last: int, m: int, ef: int, live: Any) -> None:
         """Algorithm 1 up to the links of the new rows first .. last-1 themselves."""

@@ -1,9 +1,11 @@
 """Building HNSW's graph in batches (Malkov & Yashunin 2016, algorithms 1 and 4), the same on any number of threads.
 
 A batch is a few rows compared with what stands already. First every row of it looks for its neighbours in the graph as
-it was before the batch, and writes its own links (`find_neighbours`). Then every row that gained links takes them in,
-each by itself (`link_back`). In neither step does one row's work see another's: threads that do the same step take what
-they do next from a counter `taken` (int64 [1], zero at first) that they share.
+it was before the batch, and writes its own links (`_find_neighbours`). Then one thread gives each a parent (`_adopt`)
+and notes who gains which links (`_group`). Last, every row that gained links takes them in, each by itself
+(`_link_back`). In the first step and the last no row's work sees another's: all threads that are in `insert` take what
+they do next from counters that they share. Whoever does the last piece of a step opens the next one, so a thread that
+never comes is not missed.
 
 Every row but the root has a parent whose link to it is never given up: so every row can be reached from the root.
 """
@@ -16,11 +18,13 @@ from .cache import inline, kernel
 from .distance import as_query, same_rows, some_distances
 from .graph import insert_key, new_stamp, slot_of
 from .keys import fetch
-from .memory import address, take
+from .memory import address, reached, take
 from .pool import key_at, key_of, row_of, set_key
 from .walk import LEVEL, REST, SIZE, STAGE, TASK, advance, begin, enter_layer, field_of, get, pool_of, put, state_of
 
 TOGETHER = 16  # lists of links that a thread takes at once
+TAKEN, FOUND, LISTS, LINKING, LINKED = range(5)  # a batch's counters: rows taken, rows done; 1 + lists; lists taken, done
+COUNTERS = 8  # a line of memory
 
 
 @kernel
@@ -71,15 +75,43 @@ def select_neighbours(rows, keys, count, m, chosen, scratch_query):
 
 
 @kernel
-def find_neighbours(rows, graph, entry, root, first, last, m, ef, live, walks, queries, taken):
-    """Algorithm 1 up to the links of the new rows first .. last-1 themselves, in the graph of the rows before them.
+def insert(rows, graph, kin, ends, entries, root, m, ef, live, walks, queries, board, found, places):
+    """Batches of new rows one after the other: b is of the rows ends[b] .. ends[b + 1] - 1, whose walks begin at
+    entries[b]. Any number of threads may call this for the same batches; the arguments of all but walks and queries
+    must be the same. Returns False to whoever waited long for others: call again, after a pause.
 
-    live [first]: rows that may be linked to. queries uint8 [S, size]: room for rows as queries.
+    kin: parents, children and youngest children, see `_adopt`. live [N]: rows that may be linked to. queries uint8
+    [S, size]: room for rows as queries. board int64 [B, COUNTERS]: zeros at first. found, places: see `_group`.
     """
-    chosen = np.empty(m + 4, np.int32)
-    keys = np.empty(ef, np.int64)
-    scratch_query = np.empty(queries.shape[1], np.uint8)
-    next_row = address(taken)
+    size, most = graph.links.shape[1], 0
+    for b in range(entries.size):
+        most = max(most, ends[b + 1] - ends[b])
+    scratch = (  # all that may fail, before something is taken
+        np.empty(size + 2 * most, np.int32),  # a row is linked to by another once or, as its parent, twice
+        np.empty(max(ef, size + 2 * most + 1), np.int64),
+        np.empty(size + 4, np.int32),
+        np.empty(queries.shape[1], np.uint8),
+    )
+    for b in range(entries.size):
+        first, last, counters = ends[b], ends[b + 1], address(board[b])
+        if _find_neighbours(rows, graph, entries[b], root, first, last, m, ef, live, walks, queries, scratch, counters):
+            _adopt(rows, graph.links, first, last, m, kin)
+            take(counters + 8 * LISTS, 1 + _group(graph, kin[0], first, last, m, places, found))
+        if not reached(counters + 8 * LISTS, 1):
+            return False
+        lists = take(counters + 8 * LISTS, 0) - 1
+        _link_back(rows, graph, lists, found, kin[0], scratch, counters)
+        if not reached(counters + 8 * LINKED, lists):
+            return False
+    return True
+
+
+@kernel
+def _find_neighbours(rows, graph, entry, root, first, last, m, ef, live, walks, queries, scratch, counters):
+    """Algorithm 1 up to the links of the new rows first .. last-1 themselves, in the graph of the rows before them.
+    Whether this thread did the last of them."""
+    _, keys, chosen, scratch_query = scratch
+    next_row, done = counters + 8 * TAKEN, 0
     slots = min(walks.state.shape[0], last - first)
     field = field_of(rows, graph, walks, slots, first, ef)
     walking = 0
@@ -105,8 +137,10 @@ def find_neighbours(rows, graph, entry, root, first, last, m, ef, live, walks, q
             enter_layer(field, slot)
         else:
             put(state, STAGE, REST)
+            done = take(counters + 8 * FOUND, 1) + 1
             walking -= 1
             walking += _seek(field, rows, graph, entry, root, first + take(next_row, 1), last, queries, slot)
+    return done == last - first
 
 
 @inline
@@ -121,12 +155,13 @@ def _seek(field, rows, graph, entry, root, row, last, queries, slot):
 
 
 @kernel
-def adopt(rows, links, first, last, limit, parent, children, youngest):
+def _adopt(rows, links, first, last, limit, kin):
     """Gives each new row a parent: the nearest of its neighbours with fewer than `limit` children.
 
     Exact duplicates hang on one another: where the one that was found has no room, its youngest child takes the next,
     and so on. Where no neighbour has room, the first row of the tree that has. youngest [N]: a row's last child.
     """
+    parent, children, youngest = kin
     spare = 0
     for row in range(first, last):
         parent[row] = -1
@@ -161,15 +196,17 @@ def _rank(rows, node, others, count, keys, scratch_query):
 
 
 @kernel
-def group(graph, parents, first, last, m, places, slots, targets, starts, sources, work):
+def _group(graph, parents, first, last, m, places, found):
     """Which lists of links gain the rows first .. last-1: list slots[i], of row targets[i], gains
     sources[starts[i] : starts[i + 1]], in order; returns how many lists. They are those of a row's neighbours, at most
     m on each layer, and of its parent. A list on an upper layer has the slot ~s, where s is its place in `graph.upper`.
 
-    places [N + U]: zeros, and zeros again afterwards. starts: zeros, longer by one than the others have to be. work
-    [2, pairs].
+    places [N + U]: zeros, and zeros again afterwards. found: (slots [P], targets [P], starts [P + 1], sources [P], room
+    for work [2, P]), P at least the number of rows and of their upper layers times m + 1.
     """
+    slots, targets, starts, sources, work = found
     lists = pairs = 0
+    starts[0] = 0
     for row in range(first, last):
         for layer in range(graph.levels[row] + 1):
             mine = (graph.links if layer == 0 else graph.upper)[slot_of(row, layer, graph.offsets)]
@@ -184,6 +221,7 @@ def group(graph, parents, first, last, m, places, slots, targets, starts, source
                     targets[lists] = other
                     lists += 1
                     places[place] = lists
+                    starts[lists] = 0
                 work[0, pairs], work[1, pairs] = places[place], row
                 starts[places[place]] += 1
                 pairs += 1
@@ -200,17 +238,12 @@ def group(graph, parents, first, last, m, places, slots, targets, starts, source
 
 
 @kernel
-def link_back(rows, graph, lists, slots, targets, starts, sources, parent, scratch_query, taken):
-    """Each of the lists found by `group` takes in what it gains; one that would overflow is chosen anew."""
-    most = 0
-    for i in range(lists):
-        most = max(most, starts[i + 1] - starts[i])
-    size = graph.links.shape[1]
-    all_of = np.empty(size + most, np.int32)
-    keys = np.empty(size + most + 1, np.int64)
-    chosen = np.empty(size + 4, np.int32)
+def _link_back(rows, graph, lists, found, parent, scratch, counters):
+    """Each of the lists found by `_group` takes in what it gains; one that would overflow is chosen anew."""
+    slots, targets, starts, sources, _ = found
+    all_of, keys, chosen, scratch_query = scratch
     while True:
-        first = take(address(taken), TOGETHER)
+        first = take(counters + 8 * LINKING, TOGETHER)
         if first >= lists:
             break
         last = min(first + TOGETHER, lists)
@@ -222,6 +255,7 @@ def link_back(rows, graph, lists, slots, targets, starts, sources, parent, scrat
                 _ask_for(rows, _list_of(graph, slots[i + 1]))
             mine, lowest, gained = _list_of(graph, slots[i]), slots[i] >= 0, sources[starts[i] : starts[i + 1]]
             _link_one(rows, mine, targets[i], gained, lowest, parent, all_of, keys, chosen, scratch_query)
+        take(counters + 8 * LINKED, last - first)
 
 
 @inline

@@ -13,6 +13,8 @@ from . import simd
 from .cache import inline
 from .matmul import ADDRESS
 
+PATIENCE = 50_000  # looks at a counter
+
 
 def _reader(number: Any, kind: Any, align: int) -> Any:
     @intrinsic
@@ -45,13 +47,24 @@ float_at, set_float = (make(types.float32, simd.f32, 4) for make in (_reader, _w
 
 @intrinsic
 def take(typing_context, address, many):
-    """The next `many` numbers of a counter (int64, at an address) that threads share; returns the first of them."""
+    """The next `many` numbers of a counter (int64, at an address) that threads share; returns the first of them.
+    Whoever reads the counter after this thread raised it sees what this thread wrote before."""
 
     def generate(context, builder, signature, args):
         place = builder.inttoptr(args[0], simd.ir.PointerType(simd.i64))
-        return builder.atomic_rmw("add", place, args[1], "monotonic")
+        return builder.atomic_rmw("add", place, args[1], "acq_rel")
 
     return types.int64(ADDRESS, types.int64), generate
+
+
+@inline
+def reached(counter, goal):
+    """Waits until others have raised a counter (int64, at an address) to `goal`, about a millisecond at most; whether
+    they have."""
+    for _ in range(PATIENCE):
+        if take(counter, 0) >= goal:
+            return True
+    return False
 
 
 @inline
