@@ -25,9 +25,9 @@ from .flat import scan
 from .hnsw_engine import Engine, draw_levels, engine_for
 from .hnsw_repair import Surgery, count_children, find_faults, used_upper
 
-LARGEST_BATCH = 8192
+LARGEST_BATCH = 8192  # rows
 BATCH_SHARE = 50  # a batch is at most a fiftieth of what stands: larger ones cost recall
-STRETCH = 512  # small batches are inserted in one go until they have so many rows; then readers see them
+STRETCH = 1024  # rows: smaller batches are inserted together, one after the other, before readers see them
 EXACT = 20  # a filter that leaves n of N rows is answered by a scan if n * n <= EXACT * ef * N
 
 
@@ -141,7 +141,7 @@ class HNSWIndex(Index):
             first += 1
         known = (self._table.rows(arrays["ids"][first:last]) >= 0).any()
         while first < last:  # rows that replace others do so at the end of their batch
-            ends = batches(first, last, 1 if known else STRETCH)
+            ends = batch_ends(first, last, 1 if known else STRETCH)
             self._insert(ends)
             first = int(ends[-1])
 
@@ -162,7 +162,8 @@ class HNSWIndex(Index):
         self._publish(row + 1, entry=row, root=row)
 
     def _insert(self, ends: Ints) -> None:
-        """The rows of some batches find their neighbours, and those take them in."""
+        """Batches one after the other: every row finds its neighbours in the graph as it stood before its batch, then
+        those take it in."""
         view, first, last = self._view, int(ends[0]), int(ends[-1])
         arrays, entry, entries = view.arrays, view.facts["entry"], []
         levels = arrays["levels"]
@@ -185,7 +186,6 @@ class HNSWIndex(Index):
         for table, used in ((arrays["links"], count), (arrays["upper"], used_upper(arrays, count))):
             table[:used][table[:used] >= count] = -1
             table[:used] = np.take_along_axis(table[:used], np.argsort(table[:used] < 0, axis=1, kind="stable"), 1)
-        arrays["live"][count:] = False
         count_children(arrays, count)
 
     # ------------------------------------------------------------------ searching
@@ -306,7 +306,7 @@ class HNSWIndex(Index):
         return index
 
 
-def batches(first: int, last: int, most: int) -> Ints:
+def batch_ends(first: int, last: int, most: int) -> Ints:
     """Where the batches of rows first .. last-1 begin and end, int64, as many as it takes to have `most` rows."""
     ends = [first]
     while ends[-1] < min(last, first + most):

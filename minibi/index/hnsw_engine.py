@@ -147,7 +147,7 @@ class Engine:
         a, layers = self._arrays, self._graph.levels[ends[0] : ends[-1]] + np.int64(1)
         pairs = (m + 1) * int(np.add.reduceat(layers, ends[:-1] - ends[0]).max())
         slots, targets, starts = np.empty(pairs, np.int64), np.empty(pairs, np.int64), np.empty(pairs + 1, np.int64)
-        found = slots, targets, starts, np.empty(pairs, np.int32), np.empty((2, pairs), np.int32)
+        gains = slots, targets, starts, np.empty(pairs, np.int32), np.empty((2, pairs), np.int32)
         kin, places = (a["parents"], a["children"], a["youngest"]), self._places()
         board = np.zeros((len(entries), graph_build.COUNTERS), np.int64)
 
@@ -155,8 +155,8 @@ class Engine:
             walks = self._walks(ef).walks
             queries = aligned((WALKS, -(-self._codec.query_size // 64) * 64), np.uint8)
             batches = ends, entries, root, m, ef, live
-            while not graph_build.insert(self._rows, self._graph, kin, *batches, walks, queries, board, found, places):
-                sleep(PAUSE)  # another thread was interrupted in the middle of its work
+            while not graph_build.insert(self._rows, self._graph, kin, *batches, walks, queries, board, gains, places):
+                sleep(PAUSE)  # a thread was held up in the middle of its work
 
         on_each(some, None if np.diff(ends).max() > FEW_ROWS else 1)
 

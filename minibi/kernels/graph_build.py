@@ -18,12 +18,12 @@ from .cache import inline, kernel
 from .distance import as_query, same_rows, some_distances
 from .graph import insert_key, new_stamp, slot_of
 from .keys import fetch
-from .memory import address, reached, take
+from .memory import address, take, waited_for
 from .pool import key_at, key_of, row_of, set_key
 from .walk import LEVEL, REST, SIZE, STAGE, TASK, advance, begin, enter_layer, field_of, get, pool_of, put, state_of
 
 TOGETHER = 16  # lists of links that a thread takes at once
-TAKEN, FOUND, LISTS, LINKING, LINKED = range(5)  # a batch's counters: rows taken, rows done; 1 + lists; lists taken, done
+TAKEN, FOUND, LISTS, LINKING, LINKED = range(5)  # of a batch: rows taken and done, 1 + lists, lists taken and done
 COUNTERS = 8  # a line of memory
 
 
@@ -75,13 +75,13 @@ def select_neighbours(rows, keys, count, m, chosen, scratch_query):
 
 
 @kernel
-def insert(rows, graph, kin, ends, entries, root, m, ef, live, walks, queries, board, found, places):
+def insert(rows, graph, kin, ends, entries, root, m, ef, live, walks, queries, board, gains, places):
     """Batches of new rows one after the other: b is of the rows ends[b] .. ends[b + 1] - 1, whose walks begin at
     entries[b]. Any number of threads may call this for the same batches; the arguments of all but walks and queries
     must be the same. Returns False to whoever waited long for others: call again, after a pause.
 
     kin: parents, children and youngest children, see `_adopt`. live [N]: rows that may be linked to. queries uint8
-    [S, size]: room for rows as queries. board int64 [B, COUNTERS]: zeros at first. found, places: see `_group`.
+    [S, size]: room for rows as queries. board int64 [B, COUNTERS]: zeros at first. gains, places: see `_group`.
     """
     size, most = graph.links.shape[1], 0
     for b in range(entries.size):
@@ -96,12 +96,12 @@ def insert(rows, graph, kin, ends, entries, root, m, ef, live, walks, queries, b
         first, last, counters = ends[b], ends[b + 1], address(board[b])
         if _find_neighbours(rows, graph, entries[b], root, first, last, m, ef, live, walks, queries, scratch, counters):
             _adopt(rows, graph.links, first, last, m, kin)
-            take(counters + 8 * LISTS, 1 + _group(graph, kin[0], first, last, m, places, found))
-        if not reached(counters + 8 * LISTS, 1):
+            take(counters + 8 * LISTS, 1 + _group(graph, kin[0], first, last, m, places, gains))
+        if not waited_for(counters + 8 * LISTS, 1):
             return False
         lists = take(counters + 8 * LISTS, 0) - 1
-        _link_back(rows, graph, lists, found, kin[0], scratch, counters)
-        if not reached(counters + 8 * LINKED, lists):
+        _link_back(rows, graph, lists, gains, kin[0], scratch, counters)
+        if not waited_for(counters + 8 * LINKED, lists):
             return False
     return True
 
@@ -196,15 +196,15 @@ def _rank(rows, node, others, count, keys, scratch_query):
 
 
 @kernel
-def _group(graph, parents, first, last, m, places, found):
+def _group(graph, parents, first, last, m, places, gains):
     """Which lists of links gain the rows first .. last-1: list slots[i], of row targets[i], gains
     sources[starts[i] : starts[i + 1]], in order; returns how many lists. They are those of a row's neighbours, at most
     m on each layer, and of its parent. A list on an upper layer has the slot ~s, where s is its place in `graph.upper`.
 
-    places [N + U]: zeros, and zeros again afterwards. found: (slots [P], targets [P], starts [P + 1], sources [P], room
+    places [N + U]: zeros, and zeros again afterwards. gains: (slots [P], targets [P], starts [P + 1], sources [P], room
     for work [2, P]), P at least the number of rows and of their upper layers times m + 1.
     """
-    slots, targets, starts, sources, work = found
+    slots, targets, starts, sources, work = gains
     lists = pairs = 0
     starts[0] = 0
     for row in range(first, last):
@@ -238,9 +238,9 @@ def _group(graph, parents, first, last, m, places, found):
 
 
 @kernel
-def _link_back(rows, graph, lists, found, parent, scratch, counters):
+def _link_back(rows, graph, lists, gains, parent, scratch, counters):
     """Each of the lists found by `_group` takes in what it gains; one that would overflow is chosen anew."""
-    slots, targets, starts, sources, _ = found
+    slots, targets, starts, sources, _ = gains
     all_of, keys, chosen, scratch_query = scratch
     while True:
         first = take(counters + 8 * LINKING, TOGETHER)

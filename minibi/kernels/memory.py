@@ -13,7 +13,7 @@ from . import simd
 from .cache import inline
 from .matmul import ADDRESS
 
-PATIENCE = 50_000  # looks at a counter
+PATIENCE = 1_000_000  # looks at a counter
 
 
 def _reader(number: Any, kind: Any, align: int) -> Any:
@@ -58,13 +58,13 @@ def take(typing_context, address, many):
 
 
 @inline
-def reached(counter, goal):
-    """Waits until others have raised a counter (int64, at an address) to `goal`, about a millisecond at most; whether
+def waited_for(counter, goal):
+    """Waits until others have raised a counter (int64, at an address) to `goal`, a few milliseconds at most; whether
     they have."""
-    for _ in range(PATIENCE):
-        if take(counter, 0) >= goal:
-            return True
-    return False
+    looks = 0
+    while take(counter, 0) < goal and looks < PATIENCE:
+        looks += 1
+    return looks < PATIENCE
 
 
 @inline

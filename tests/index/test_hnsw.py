@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,12 @@ from hypothesis import strategies as st
 import minibi
 from minibi import FlatIndex, HNSWIndex
 from minibi.errors import InputError
+from minibi.index import hnsw, hnsw_engine
 from minibi.index.codes import CODES, codec_for
 from minibi.index.hnsw_engine import draw_levels, engine_for
 from minibi.index.hnsw_plain import PlainEngine
 from minibi.index.hnsw_repair import used_upper
+from minibi.kernels import graph_build
 
 ROOT = str(Path(minibi.__file__).resolve().parents[1])
 METRICS = ("cosine", "ip", "l2")
@@ -276,7 +279,7 @@ import numpy as np
 from minibi import HNSWIndex
 index = HNSWIndex(12, "l2", M=5, ef_construction=30, seed=3)
 rng = np.random.default_rng(0)
-for n in (1, 200, 99, 700):
+for n in (1, 200, 99, 700, 1500):
     index.add(rng.integers(-5, 6, size=(n, 12)))
 index.remove(range(50, 120))
 index.upsert(rng.integers(-5, 6, size=(400, 12)), range(400))
@@ -288,7 +291,7 @@ print(hashlib.sha256(b"".join(p.tobytes() for p in parts)).hexdigest(), view.fac
 
 def test_the_same_calls_give_the_same_graph_in_every_process():
     out = set()
-    for threads in ("1", "4"):
+    for threads in ("1", "2", "4"):
         env = {**os.environ, "PYTHONPATH": ROOT, "MINIBI_NUM_THREADS": threads, "PYTHONHASHSEED": threads}
         out.add(subprocess.check_output([sys.executable, "-c", BUILD], env=env))
     assert len(out) == 1
@@ -328,13 +331,13 @@ def test_levels_follow_the_geometric_law(m, seed):
 # --- interruptions ---------------------------------------------------------------------------------------------------
 
 
-STEPS = ("find_neighbours", "adopt", "link_back")
-
-
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("step", ["insert", "find_neighbours", "adopt", "link_back"])
 @pytest.mark.parametrize("call", [1, 2, 9])
 def test_interrupted_at_any_step(monkeypatch, step, call):
-    """Ctrl-C lands before or after a call of the engine: batches that were finished stay, the rest was never there."""
+    """Ctrl-C lands before or after a call of the engine: batches that were published stay, the rest was never there."""
+    monkeypatch.setattr(hnsw, "STRETCH", 16)
+    if step != "insert":  # the kernels have it all in one
+        monkeypatch.setenv("MINIBI_KERNELS", "plain")
     x = clustered(400, 8, 5)
     index = HNSWIndex(8, M=4, ef_construction=20)
     index.add(x[:200], np.arange(1000, 1200))
@@ -363,6 +366,69 @@ def test_interrupted_at_any_step(monkeypatch, step, call):
     whole.add(x[:200], np.arange(1000, 1200))
     whole.add(x[200:], np.arange(200))
     np.testing.assert_array_equal(index.search(x, 10, ef=400)[1], whole.search(x, 10, ef=400)[1])
+
+
+@pytest.mark.parametrize("who", ["caller", "helper", "waiting"])
+def test_a_thread_that_fails_keeps_nobody_waiting(compiled, monkeypatch, who):
+    """The caller or its helper fails before it has taken a row: the other does all the work. Or the caller waits for a
+    row that was taken by a thread that is held up, and is interrupted."""
+    monkeypatch.setenv("MINIBI_NUM_THREADS", "1" if who == "waiting" else "2")
+    x = clustered(1500, 8, 5)
+    index, whole = HNSWIndex(8, M=4, ef_construction=20), HNSWIndex(8, M=4, ef_construction=20)
+    whole.add(x[:1000])
+    whole.add(x[1000:])
+    index.add(x[:1000])
+    real, caller, failed = graph_build.insert, threading.get_ident(), threading.Event()
+
+    def insert(*args):
+        if who == "waiting":
+            board = next(a for a in args if isinstance(a, np.ndarray) and a.shape[1:] == (graph_build.COUNTERS,))
+            board[0, graph_build.TAKEN] += 1 - failed.is_set()
+            failed.set()
+        elif (who == "caller") == (threading.get_ident() == caller):
+            failed.set()
+            raise KeyboardInterrupt
+        elif who == "helper":
+            assert failed.wait(20)
+        return real(*args)
+
+    def sleep(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(graph_build, "insert", insert)
+    monkeypatch.setattr(hnsw_engine, "sleep", sleep)
+    with pytest.raises(KeyboardInterrupt):
+        index.add(x[1000:])
+    assert failed.is_set() and index.ids.tolist() == list(range(1000))
+    monkeypatch.undo()
+    sound(index)
+    index.add(x[1000:])
+    sound(index)
+    found = index.search(x, 10, ef=400)[1]
+    np.testing.assert_array_equal(found, whole.search(x, 10, ef=400)[1])
+
+
+def test_a_thread_that_was_held_up_is_waited_for(compiled, monkeypatch):
+    """Another thread takes the first batch's rows, sleeps, and does them when everybody waits."""
+    monkeypatch.setenv("MINIBI_NUM_THREADS", "1")
+    x = clustered(700, 8, 5)
+    index, whole = HNSWIndex(8, M=4, ef_construction=20), HNSWIndex(8, M=4, ef_construction=20)
+    for part in (x[:600], x[600:]):
+        whole.add(part)
+    index.add(x[:600])
+    real, naps = graph_build.insert, itertools.count(1)
+
+    def insert(*args):
+        board = next(a for a in args if isinstance(a, np.ndarray) and a.shape[1:] == (graph_build.COUNTERS,))
+        now = next(naps)
+        if now in (1, 3):  # the third time it is that thread's own call
+            board[0, graph_build.TAKEN] = 12 if now == 1 else 0
+        return real(*args)
+
+    monkeypatch.setattr(graph_build, "insert", insert)
+    index.add(x[600:])
+    assert next(naps) == 4
+    assert graph_of(index) == graph_of(whole)
 
 
 @pytest.mark.parametrize("call", [1, 7, 60, 150, 333])
