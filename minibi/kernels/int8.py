@@ -22,7 +22,6 @@ from numba.extending import intrinsic
 from . import functions, matmul, simd
 from .cache import inline, kernel
 from .matmul import (
-    ADDRESS,
     GELU,
     NONE,
     PANEL,
@@ -36,6 +35,7 @@ from .matmul import (
     row_addresses,
     tile_height,
 )
+from .memory import ADDRESS, address, float_at, set_float
 from .simd import LANES, Loop, f32, i64
 
 
@@ -151,27 +151,6 @@ def linear_tile8(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead
 
 
 @intrinsic
-def load_float(typing_context, address):
-    """The float32 at an address."""
-
-    def generate(context, builder, signature, args):
-        return simd.load_scalar(builder, args[0])
-
-    return types.float32(ADDRESS), generate
-
-
-@intrinsic
-def store_float(typing_context, address, x):
-    """A float32 to an address."""
-
-    def generate(context, builder, signature, args):
-        simd.store_scalar(builder, args[1], args[0])
-        return context.get_dummy_value()
-
-    return types.void(ADDRESS, types.float32), generate
-
-
-@intrinsic
 def quantize_row(typing_context, x, n, codes, lowest, highest):
     """n floats at x to bytes at codes; returns (scale, zero), a scale of NaN if the range is.
 
@@ -223,9 +202,9 @@ def range_row(typing_context, x, n, channel):
 def code_row(row, n, channel, low, high, codes, term):
     """n floats to bytes and their term; the range [low, high] leaves `channel` out."""
     scale, zero = quantize_row(row, n, codes, low, high)
-    store_float(term, scale)
-    store_float(term + 4, zero)
-    store_float(term + 8, load_float(row + 4 * channel))
+    set_float(term, scale)
+    set_float(term + 4, zero)
+    set_float(term + 8, float_at(row + 4 * channel))
 
 
 @kernel
@@ -264,13 +243,13 @@ def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind
 def quantize(x, channel, codes, terms):
     """Rows of x [T, P] to bytes codes [T, P] and terms [T, 4]; P a multiple of 16."""
     n = x.shape[1]
-    quantize_at(x.ctypes.data, 4 * n, x.shape[0], n, channel, codes.ctypes.data, n, terms.ctypes.data)
+    quantize_at(address(x), 4 * n, x.shape[0], n, channel, address(codes), n, address(terms))
 
 
 @kernel
 def linear8(codes, terms, k, panels, columns, bias, residual, kind, out):
     """`linear8_at` on arrays: codes [T, P], of which the first k columns count."""
     linear8_at(
-        codes.ctypes.data, codes.shape[1], terms.ctypes.data, codes.shape[0], k, panels.ctypes.data,
-        columns.ctypes.data, bias.ctypes.data, residual.ctypes.data, kind, out.ctypes.data, out.shape[1],
+        address(codes), codes.shape[1], address(terms), codes.shape[0], k, address(panels), address(columns),
+        address(bias), address(residual), kind, address(out), out.shape[1],
     )  # fmt: skip

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from . import functions, simd, target
 from .cache import inline, kernel
+from .memory import ADDRESS, address
 from .simd import LANES, Loop, i64
 
 ROWS = 6
 VECTORS = 4 if target.has_wide_registers() else 1
 PANEL = VECTORS * LANES
 FEW_ROWS = 24  # up to here float16 weights are widened in registers
-ADDRESS = types.intp
 
 NONE, GELU, GELU_TANH, RELU, TANH, SIGMOID, RESIDUAL = range(7)  # what `linear` does after adding the bias
 
@@ -259,7 +259,7 @@ def linear(x, panels, halves, bias, residual, kind, out):
     rows, k = x.shape
     scratch = np.empty(k * PANEL if halves and rows > FEW_ROWS else PANEL, np.float32)
     linear_at(
-        x.ctypes.data, 4 * k, rows, k, panels.ctypes.data, halves, bias.ctypes.data,
-        residual.ctypes.data, kind, out.ctypes.data, out.shape[1], scratch.ctypes.data,
+        address(x), 4 * k, rows, k, address(panels), halves, address(bias), address(residual), kind, address(out),
+        out.shape[1], address(scratch),
     )  # fmt: skip
     scratch[0] = 0  # used to the end, or Numba would free it while its address is in use

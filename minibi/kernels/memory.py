@@ -11,7 +11,8 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import inline
-from .matmul import ADDRESS
+
+ADDRESS = types.intp
 
 
 def _reader(number: Any, kind: Any, align: int) -> Any:

@@ -13,6 +13,7 @@ from .attention16 import attend16_at
 from .cache import inline, kernel
 from .int8 import code_row, linear8_at, quantize_at
 from .matmul import linear_at
+from .memory import address
 from .norm import norm_row, sum_float_rows, sum_half_rows
 
 EMBED, NORM, LINEAR, QUANTIZE, LINEAR8, ATTEND, ATTEND16, FIRST_ROWS = range(8)
@@ -31,7 +32,7 @@ def run(program, numbers, table, widths, ids, types, starts, scratch):
     bytes from row to row of each. ids, types int32 [T]; starts int64 [B+1]. scratch: memory for the operations.
     """
     tokens, texts = ids.size, starts.size - 1
-    memory = scratch.ctypes.data
+    memory = address(scratch)
     for i in range(program.shape[0]):
         step = program[i]
         op = step[OP]

@@ -21,9 +21,10 @@ from . import simd
 from .cache import inline, kernel
 from .codes import products4
 from .distance import _keep, distances_of
-from .int8 import load_float, tile_of_codes
+from .int8 import tile_of_codes
 from .keys import fetch
-from .matmul import ADDRESS, PANEL, ROWS, VECTORS
+from .matmul import PANEL, ROWS, VECTORS
+from .memory import ADDRESS, float_at
 from .sieve_codes import COARSE, ERROR, FINE, HALF_LOW, HALF_UP, NORM, REACH, SCALE, SLACK, TOTAL, same_ints
 from .simd import LANES, Lanes, Loop, i64, ir
 from .sixteen import BLOCK, across, lowest_bit, row_numbers, terms16
@@ -174,12 +175,12 @@ def _take(which, chosen, first, count, terms, block, columns):
 @inline
 def _bounds(centred, terms, query):
     """(upper, lower) bound of a row's value from the whole number that its 8 bits give. Addresses of terms."""
-    norm = load_float(terms + 4 * NORM)
-    middle = np.float32(centred) * (load_float(terms) * load_float(query + 4 * SCALE))
-    reach = load_float(terms + 4 * FINE) * load_float(query + 4 * REACH)
-    reach += norm * load_float(query + 4 * ERROR) + load_float(query + 4 * SLACK)
-    upper = middle + reach - norm * norm * load_float(query + 4 * HALF_UP)
-    return upper, middle - reach - norm * norm * load_float(query + 4 * HALF_LOW)
+    norm = float_at(terms + 4 * NORM)
+    middle = np.float32(centred) * (float_at(terms) * float_at(query + 4 * SCALE))
+    reach = float_at(terms + 4 * FINE) * float_at(query + 4 * REACH)
+    reach += norm * float_at(query + 4 * ERROR) + float_at(query + 4 * SLACK)
+    upper = middle + reach - norm * norm * float_at(query + 4 * HALF_UP)
+    return upper, middle - reach - norm * norm * float_at(query + 4 * HALF_LOW)
 
 
 @inline
@@ -248,7 +249,7 @@ def sift_few(rows, queries, left):
             tail = query + 2 * size
             for part in range(0, BLOCK, LANES):
                 _sums16(high, size, numbers + 8 * part, query, size, out + 4 * part)
-            offset = np.int64(load_float(tail + 4 * TOTAL)) * 120
+            offset = np.int64(float_at(tail + 4 * TOTAL)) * 120
             mask = valid & _passing(out, 4, offset, lanes, COARSE, tail, limits[q])
             while mask:
                 i = lowest_bit(mask)
@@ -270,7 +271,7 @@ def _refine(q, waiting, held, rows, queries, left):
     lows, uppers, kept, sizes, limits = left
     size, base, terms, query = rows.low.shape[1], rows.low.ctypes.data, rows.terms.ctypes.data, queries[q].ctypes.data
     tail = query + 2 * size
-    offset = np.int64(load_float(tail + 4 * TOTAL)) * 128
+    offset = np.int64(float_at(tail + 4 * TOTAL)) * 128
     for first in range(0, held, 4):
         last = held - 1
         a, b = waiting[0, first], waiting[0, min(first + 1, last)]
@@ -305,7 +306,7 @@ def sift_many(rows, queries, left):
                 _by_four(some_queries, stride, panel, size >> 1, out, 4 * PANEL, some, out, 0)
             for j in range(some):
                 q, tail = start + j, some_queries + stride * j + 2 * size
-                offset = np.int64(load_float(tail + 4 * TOTAL)) * 128
+                offset = np.int64(float_at(tail + 4 * TOTAL)) * 128
                 mask = valid & _passing(out + 4 * PANEL * j, 0, offset, lanes, FINE, tail, limits[q])
                 while mask:
                     i = lowest_bit(mask)
