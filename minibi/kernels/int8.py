@@ -33,7 +33,8 @@ from .matmul import (
     for_kind,
     lasting,
     row_addresses,
-    tile_height,
+    tile_count,
+    tile_rows,
 )
 from .memory import ADDRESS, address, float_at, set_float
 from .simd import LANES, Loop, f32, i64
@@ -221,19 +222,22 @@ def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind
 
     lda: bytes from row to row of the codes; k: a multiple of four.
     """
-    height = tile_height(rows)
-    stride = 4 * PANEL // max(1, (rows + height - 1) // height)
+    tiles = tile_count(rows)
+    stride = 4 * PANEL // tiles
     first = kind if at_once(kind) else NONE
     for n in range(0, width, PANEL):
         panel = panels + n * k
         ahead = panel + PANEL * k  # the next panel, a part of it with each tile
-        for m in range(0, rows, height):
+        m = 0
+        for i in range(tiles):
             here = 4 * (m * width + n)
-            count = min(height, rows - m)
+            count = tile_rows(rows - m, tiles - i)
             finish = (terms + TERM * m, columns + 4 * n, 4 * width, bias + 4 * n, residual + here)
             linear_tile8(
-                height, first, codes + lda * m, lda, panel, k // 4, out + here, 4 * width, count, ahead, stride, finish
+                max(4, count), first, codes + lda * m, lda, panel, k // 4, out + here, 4 * width, count, ahead, stride,
+                finish,
             )  # fmt: skip
+            m += count
             ahead += k // 4 * stride
     if not at_once(kind):
         activate(kind, out, rows * width)
