@@ -122,24 +122,20 @@ def linear_tile8(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead
         height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, finish = args
         terms, columns, step, bias, residual = cgutils.unpack_tuple(e, finish)
 
-        def floats(total, scale, minus_zero, outlier, at):
-            column = e.add(columns, at)
-            scales, sums = simd.load(e, column), simd.load(e, e.add(column, step))
-            x = minus_zero.fma(sums, simd.to_floats(e, total)) * scale
-            x = x.fma(scales, simd.load(e, e.add(bias, at)))
-            return outlier.fma(simd.load(e, e.add(column, e.mul(step, i64(2)))), x)
-
         def finished(sums, what):
-            for i in range(len(sums) // VECTORS):
-                with e.if_then(e.icmp_signed(">", rows, i64(i))):
-                    here, term = e.mul(ldc, i64(i)), e.add(terms, i64(TERM * i))
-                    scale, zero, outlier = (simd.broadcast(e, term, 4 * n) for n in range(3))  # once, not each vector
-                    minus_zero = zero * -1.0
-                    for j in range(VECTORS):
-                        at = i64(64 * j)
-                        x = floats(sums[i * VECTORS + j], scale, minus_zero, outlier, at)
-                        here_at = e.add(here, at)
-                        simd.store(e, what(x, e.add(residual, here_at)), e.add(c, here_at))
+            for j in range(VECTORS):
+                column = e.add(
+                    columns, i64(64 * j)
+                )  # read once for all rows: a store might change it, for all LLVM knows
+                scales, bytes_sum = simd.load(e, column), simd.load(e, e.add(column, step))
+                weights, start = simd.load(e, e.add(column, e.mul(step, i64(2)))), simd.load(e, bias, 64 * j)
+                for i in range(len(sums) // VECTORS):
+                    with e.if_then(e.icmp_signed(">", rows, i64(i))):
+                        scale, zero, outlier = (simd.broadcast(e, terms, TERM * i + 4 * n) for n in range(3))
+                        total = (zero * -1.0).fma(bytes_sum, simd.to_floats(e, sums[i * VECTORS + j]))
+                        x = outlier.fma(weights, (total * scale).fma(scales, start))
+                        here = e.add(e.mul(ldc, i64(i)), i64(64 * j))
+                        simd.store(e, what(x, e.add(residual, here)), e.add(c, here))
 
         for tall in (ROWS, 5, 4):
             with e.if_then(e.icmp_signed("==", height, i64(tall))):

@@ -179,11 +179,12 @@ def linear_tile(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead,
         height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, bias, residual, wide, step = args
 
         def finished(sums, what):
-            for i in range(len(sums) // VECTORS):
-                with e.if_then(e.icmp_signed(">", rows, i64(i))):
-                    for j in range(VECTORS):
+            for j in range(VECTORS):
+                start = simd.load(e, bias, 64 * j)
+                for i in range(len(sums) // VECTORS):
+                    with e.if_then(e.icmp_signed(">", rows, i64(i))):
                         here = e.add(e.mul(ldc, i64(i)), i64(64 * j))
-                        x = sums[i * VECTORS + j] + simd.load(e, bias, 64 * j)
+                        x = sums[i * VECTORS + j] + start
                         simd.store(e, what(x, e.add(residual, here)), e.add(c, here))
 
         for tall in (-ROWS, -5, ROWS, 5, 4):
