@@ -83,7 +83,7 @@ def run_parts(program, numbers, table, widths, ids, types, starts, scratch, at_o
     per_text = program[program.shape[0] - 1, PER_TEXT] == 1
     while first < texts:
         last = first + 1
-        while last < texts and starts[last + 1] - starts[first] <= at_once:
+        while last < min(texts, first + at_once) and starts[last + 1] - starts[first] <= at_once:
             last += 1
         begin, end = starts[first], starts[last]
         near = starts[first : last + 1] - begin
