@@ -75,6 +75,16 @@ class FlatIndex(Index):
             self._sieve.fill(arrays["vectors"][first:last].view(np.uint8), arrays, first)
         self._publish(last)
 
+    def _answer(self, view: View, x: Floats, k: int, ef: int | None, nprobe: int | None) -> tuple[Floats, Ints] | None:
+        """One query among all rows: the sieve in one kernel."""
+        if self._sieve is None or len(x) > 1 or view.gone or view.count <= self.scanned * max(k, 10) or plain_kernels():
+            return None
+        return self._sieve.answer(self._sifted(view, None), x, k)
+
+    def _sifted(self, view: View, which: Ints | None) -> Stored:
+        columns = {name: view[name] for name in ("high", "low", "terms")}
+        return Stored(columns, self._bytes(view), view["ids"], self.metric, which)
+
     def _search(
         self, view: View, queries: Floats, k: int, mask: NDArray[np.bool_], live: int, **breadth: int
     ) -> tuple[Floats, Ints]:
@@ -82,8 +92,7 @@ class FlatIndex(Index):
         rows, ids = self._bytes(view), view["ids"]
         if self._sieve is None or live <= self.scanned * max(k, 10):
             return scan(self._codec, rows, ids, queries, k, self.metric, which)
-        columns = {name: view[name] for name in self._sieve.columns()}
-        distances, found, settled = self._sieve.scan(Stored(columns, rows, ids, self.metric, which), queries, k)
+        distances, found, settled = self._sieve.scan(self._sifted(view, which), queries, k)
         if not settled.all():
             again = scan(self._codec, rows, ids, queries[~settled], k, self.metric, which)
             distances[~settled], found[~settled] = again

@@ -26,6 +26,7 @@ from .hnsw_repair import Surgery, count_children, find_faults, used_upper
 
 LARGEST_BATCH = 8192  # rows inserted without a chance for readers to see them
 BATCH_SHARE = 50  # a batch is at most a fiftieth of what stands: larger ones cost recall
+AT_ONCE = 6  # the sixth part of the rows is taken out at once, more in steps: see `_relink`
 EXACT = 20  # a filter that leaves n of N rows is answered by a scan if n * n <= EXACT * ef * N
 
 
@@ -226,12 +227,21 @@ class HNSWIndex(Index):
             self._relink()
 
     def _relink(self) -> None:
-        view = self._view
+        """Links around the removed rows: of many, a share at a time, while the others count as if they were there, or
+        too few rows would be left around a row to choose from. Readers see the graph when all is done."""
         if not self._stale:
             return
-        surgery = Surgery(view, self._engine, self._host_query, self.M)
-        surgery.bypass(np.array(self._stale))
-        self._view = replace(view, arrays=surgery.arrays, facts={**view.facts, **surgery.ends()})
+        view, stale = self._view, np.array(self._stale)
+        live, there = view.arrays["live"], view.arrays["live"].copy()
+        there[stale] = True
+        parts = min(-(-AT_ONCE * len(stale) // np.count_nonzero(there)), len(stale))
+        for part in (stale[i::parts] for i in range(parts)):
+            there[part] = False
+            view = replace(view, arrays={**view.arrays, "live": there})
+            surgery = Surgery(view, self._engine, self._host_query, self.M)
+            surgery.bypass(part)
+            view = replace(view, arrays=surgery.arrays, facts={**view.facts, **surgery.ends()})
+        self._view = replace(view, arrays={**view.arrays, "live": live})
         self._stale = []
 
     def _host_query(self, row: int) -> Any:

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..environment import plain_kernels, thread_count
-from ..shapes import Floats, Ints
+from ..shapes import Floats, Ints, writeable
 from ..threads import parallel_map
-from .codes import BLOCK, LANES, Codes, Floating
+from .codes import BLOCK, LANES, Codes, Floating, signs
 
 Bytes = NDArray[np.uint8]
 TINY, LEAST = 1e-20, 1e-35  # what lengths and products may lose where numbers are too small for float32
@@ -46,6 +46,7 @@ class Sieve:
 
     def __init__(self, codec: Floating):
         self._codec, self._turn = codec, Codes("int8", codec.dim)
+        self._signs = signs(self._turn.width)
         self._rounding = (self._turn.width / LANES + 128) * 2.0**-23  # some twice as much as is lost
 
     def columns(self) -> dict[str, tuple[Any, tuple[int, ...], Any]]:
@@ -70,6 +71,19 @@ class Sieve:
 
         for _ in parallel_map(job, range(0, len(stored), CHUNK)):
             pass
+
+    def answer(self, table: Stored, x: Floats, k: int) -> tuple[Floats, Ints] | None:
+        """Scores and ids [Q, k] for a few queries x [Q, dim] as they come; None where somebody has to look closer."""
+        from ..kernels import distance, sieve
+
+        planes = [table.arrays[name] for name in self.columns()]
+        out, found = np.empty((len(x), k), np.float32), np.empty((len(x), k), np.int64)
+        metric = distance.SQUARED_L2 if table.metric == "l2" else distance.DOT
+        fine = sieve.answer(
+            *planes, table.rows, table.ids, self._codec.kind, metric, self._codec.width, table.metric == "cosine",
+            self._signs, self._rounding, writeable(x), out, found,
+        )  # fmt: skip
+        return (out, found) if fine else None
 
     def scan(self, table: Stored, queries: Floats, k: int) -> tuple[Floats, Ints, NDArray[np.bool_]]:
         """(distances, rows) [Q, k] as from `flat.scan`, and for which queries [Q] they hold: the others need a scan."""

@@ -23,6 +23,7 @@ from .memory import ADDRESS, set_float, set_int32
 from .simd import LANES, Lanes, Loop, i64
 
 INT8, INT4 = 2, 3  # FLOAT32 and FLOAT16 are 0 and 1: `kernels.distance`
+CAREFUL = 1e34  # sum of squares of a query beyond which a caller has to look closer
 BLOCK = 128  # coordinates of one Hadamard transform
 STEP = np.float32(0.335)  # of the 16 levels, in units of the vector's root mean square: least error for a Gaussian
 _doubles = simd.ir.VectorType(simd.ir.DoubleType(), LANES)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..shapes import Floats
 from .cache import inline, kernel
-from .codes import INT4, ready_query
+from .codes import CAREFUL, INT4, ready_query
 from .distance import FLOAT16, Rows, _keep
 from .graph import Graph
 from .keys import fetch, from_ordered
@@ -44,7 +44,6 @@ from .walk import (
 )
 
 AT_ONCE = 8  # rows compared as stored; a row has four links at least, and `walk.found_of` room for four more
-CAREFUL = 1e34  # sum of squares of a query beyond which a caller has to look closer
 
 
 def numbers_of(

@@ -13,9 +13,8 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import kernel
-from .codes import ready_query, rotate_row
+from .codes import CAREFUL, ready_query, rotate_row
 from .distance import FLOAT16, SQUARED_L2
-from .graph_search import CAREFUL
 from .ivf import choose, finish, key_of, rank, room_for, shrink
 from .keys import fetch
 from .matmul import NONE, PANEL, VECTORS, linear_at, tile_sums

@@ -19,17 +19,29 @@ from numpy.typing import NDArray
 
 from . import simd
 from .cache import inline, kernel
-from .codes import products4
-from .distance import _keep, distances_of
+from .codes import CAREFUL, products4, ready_query, rotate_row
+from .distance import SQUARED_L2, _keep, distances_of
 from .int8 import tile_of_codes
 from .keys import fetch
 from .matmul import PANEL, ROWS, VECTORS
-from .memory import ADDRESS, float_at
-from .sieve_codes import COARSE, ERROR, FINE, HALF_LOW, HALF_UP, NORM, REACH, SCALE, SLACK, TOTAL, same_ints
+from .memory import ADDRESS, address, float_at
+from .sieve_codes import (
+    COARSE,
+    ERROR,
+    FINE,
+    HALF_LOW,
+    HALF_UP,
+    NORM,
+    REACH,
+    SCALE,
+    SLACK,
+    TOTAL,
+    encode_queries,
+    same_ints,
+)
 from .simd import LANES, Lanes, Loop, i64, ir
 from .sixteen import BLOCK, across, lowest_bit, row_numbers, terms16
 
-SOON = 4096  # bytes ahead of what is read, where the next rows are if all are read
 HELD, KEPT, USELESS = range(3)  # of `sizes`: lower bounds held, rows kept, whether the bounds are too wide
 ROOM = 2048  # rows kept for a query, and four for each neighbour it asks for
 WAITING, AHEAD = 16, 8  # rows asked for together before they are read
@@ -37,25 +49,26 @@ WAITING, AHEAD = 16, 8  # rows asked for together before they are read
 
 @intrinsic
 def _sums16(typing_context, plane, stride, block, query, size, out):
-    """out int32 [16]: halves of bytes times the query's bytes, for the 16 rows whose numbers are at `block`."""
+    """out int32 [16]: halves of bytes times the query's bytes, for the 16 rows whose numbers are at `block`.
+
+    One row after the other, as they lie in memory: the processor sees a single stream, and runs ahead of it by itself.
+    """
 
     def generate(context, builder, signature, args):
         e = builder
         plane, stride, block, query, size, out = args
         rows = [e.add(plane, e.mul(stride, row)) for row in row_numbers(e, block)]
-        mask, four = same_ints(0x0F0F0F0F), same_ints(4)
-        with Loop(e, size, [Lanes(e, simd.zero_ints())] * LANES, step=64) as loop:
-            at = e.add(query, e.mul(loop.index, i64(2)))
-            first, second = simd.load_ints(e, at), simd.load_ints(e, at, 64)
-            sums = []
-            for row, total in zip(rows, loop.carried, strict=True):
-                here = e.add(row, loop.index)
-                both = simd.load_ints(e, here)
-                simd.prefetch(e, here, SOON)
-                value = simd.dot_bytes(e, total.value, e.and_(both, mask), first)
-                sums.append(Lanes(e, simd.dot_bytes(e, value, e.and_(e.lshr(both, four), mask), second)))
-            loop.next(*sums)
-        simd.store_ints(e, across(e, [total.value for total in loop.results]), out)
+        mask, four, zero = same_ints(0x0F0F0F0F), same_ints(4), Lanes(e, simd.zero_ints())
+        sums = []
+        for row in rows:
+            with Loop(e, size, [zero, zero], step=64) as loop:
+                first, second = (total.value for total in loop.carried)
+                both, at = simd.load_ints(e, e.add(row, loop.index)), e.add(query, e.mul(loop.index, i64(2)))
+                first = simd.dot_bytes(e, first, e.and_(both, mask), simd.load_ints(e, at))
+                second = simd.dot_bytes(e, second, e.and_(e.lshr(both, four), mask), simd.load_ints(e, at, 64))
+                loop.next(Lanes(e, first), Lanes(e, second))
+            sums.append(e.add(*(total.value for total in loop.results)))
+        simd.store_ints(e, across(e, sums), out)
         return context.get_dummy_value()
 
     return types.void(*[ADDRESS] * 6), generate
@@ -136,11 +149,12 @@ class Left(NamedTuple):
     limits: NDArray[np.float32]
 
 
-def left_for(n: int, k: int) -> Left:
+@kernel
+def left_for(n, k):
     """Room for what is left of n queries."""
     kept = (n, ROOM + 4 * k)
-    tables = np.empty((n, k), np.float32), np.empty(kept, np.float32), np.empty(kept, np.int64)
-    return Left(*tables, np.zeros((n, 3), np.int64), np.full(n, -np.inf, np.float32))
+    lows, uppers, rows = np.empty((n, k), np.float32), np.empty(kept, np.float32), np.empty(kept, np.int64)
+    return Left(lows, uppers, rows, np.zeros((n, 3), np.int64), np.full(n, -np.inf, np.float32))
 
 
 def _signed_rows(e, total, x, y):
@@ -168,7 +182,7 @@ def _take(which, chosen, first, count, terms, block, columns):
         at = min(first + i, count - 1)
         block[i] = which[at] if chosen else at
     for part in range(0, BLOCK, LANES):
-        terms16(terms, 16, block.ctypes.data + 8 * part, columns + 4 * part)
+        terms16(terms, 16, address(block) + 8 * part, columns + 4 * part)
     return np.int64(-1) if count - first >= BLOCK else (np.int64(1) << (count - first)) - 1
 
 
@@ -236,16 +250,16 @@ def sift_few(rows, queries, left):
     """What is `left` of all rows for a few queries: 4 bits of every row are read, 8 of the better ones."""
     which, chosen, sizes, limits = rows.which, rows.chosen, left.sizes, left.limits
     count, (n, stride), size = which.size if chosen else rows.high.shape[0], queries.shape, rows.high.shape[1]
-    high, low, terms = rows.high.ctypes.data, rows.low.ctypes.data, rows.terms.ctypes.data
+    high, low, terms = address(rows.high), address(rows.low), address(rows.terms)
     block, columns, sums = np.empty(BLOCK, np.int64), np.empty((4, BLOCK), np.float32), np.empty(BLOCK, np.int32)
-    numbers, lanes, out = block.ctypes.data, columns.ctypes.data, sums.ctypes.data
+    numbers, lanes, out = address(block), address(columns), address(sums)
     waiting, held = np.empty((n, 2, WAITING), np.int64), np.zeros(n, np.int64)
     for first in range(0, count, BLOCK):
         valid = _take(which, chosen, first, count, terms, block, lanes)
         for q in range(n):
             if sizes[q, USELESS]:
                 continue
-            query = queries.ctypes.data + stride * q
+            query = address(queries) + stride * q
             tail = query + 2 * size
             for part in range(0, BLOCK, LANES):
                 _sums16(high, size, numbers + 8 * part, query, size, out + 4 * part)
@@ -269,7 +283,7 @@ def sift_few(rows, queries, left):
 def _refine(q, waiting, held, rows, queries, left):
     """Adds the lower halves of the bytes to the sums of the rows that wait, and notes them."""
     lows, uppers, kept, sizes, limits = left
-    size, base, terms, query = rows.low.shape[1], rows.low.ctypes.data, rows.terms.ctypes.data, queries[q].ctypes.data
+    size, base, terms, query = rows.low.shape[1], address(rows.low), address(rows.terms), address(queries[q])
     tail = query + 2 * size
     offset = np.int64(float_at(tail + 4 * TOTAL)) * 128
     for first in range(0, held, 4):
@@ -289,17 +303,17 @@ def sift_many(rows, queries, left):
     which, chosen = rows.which, rows.chosen
     lows, uppers, kept, sizes, limits = left
     count, (n, stride), size = which.size if chosen else rows.high.shape[0], queries.shape, rows.high.shape[1]
-    high, low, terms = rows.high.ctypes.data, rows.low.ctypes.data, rows.terms.ctypes.data
+    high, low, terms = address(rows.high), address(rows.low), address(rows.terms)
     block, columns = np.empty(BLOCK, np.int64), np.empty((4, BLOCK), np.float32)
     sums, room = np.empty((ROWS, BLOCK), np.int32), np.empty(2 * size * BLOCK + 64, np.uint8)
-    numbers, lanes, out, panel = block.ctypes.data, columns.ctypes.data, sums.ctypes.data, room.ctypes.data
+    numbers, lanes, out, panel = address(block), address(columns), address(sums), address(room)
     panel += -panel & 63
     for first in range(0, count, BLOCK):
         valid = _take(which, chosen, first, count, terms, block, lanes)
         for part in range(0, BLOCK, LANES):
             _transpose16(high, low, size, numbers + 8 * part, size, panel + 4 * part)
         for start in range(0, n, ROWS):
-            some, some_queries = min(ROWS, n - start), queries.ctypes.data + stride * start
+            some, some_queries = min(ROWS, n - start), address(queries) + stride * start
             if some > 4:
                 _by_six(some_queries, stride, panel, size >> 1, out, 4 * PANEL, some, out, 0)
             else:
@@ -319,7 +333,7 @@ def sift_many(rows, queries, left):
 @kernel
 def finish(stored, ids, queries, kind, metric, width, left, out_distances, out_rows):
     """The k nearest [Q, k] of what is left, compared as `distance.scan` compares; not where the bounds were useless."""
-    base, stride, k = stored.ctypes.data, stored.shape[1], out_rows.shape[1]
+    base, stride, k = address(stored), stored.shape[1], out_rows.shape[1]
     for q in range(queries.shape[0]):
         if left.sizes[q, USELESS]:
             continue
@@ -330,7 +344,33 @@ def finish(stored, ids, queries, kind, metric, width, left, out_distances, out_r
                 fetch(base + stride * rows[i], stride)
             if first >= 0:
                 some = min(4, rows.size - first)
-                distances = distances_of(stored, kind, metric, width, rows, first, some, queries[q].ctypes.data)
+                distances = distances_of(stored, kind, metric, width, rows, first, some, address(queries[q]))
                 for j in range(some):
                     if held < k or distances[j] <= out_distances[q, k - 1]:
                         held = _keep(out_distances[q], out_rows[q], held, k, distances[j], rows[first + j], ids)
+
+
+@kernel
+def answer(high, low, terms, stored, ids, kind, metric, width, unit, signs, rounding, x, out, out_ids):
+    """Scores and ids [Q, k] of the nearest of all rows to a few vectors x [Q, dim]: a whole search in one kernel.
+
+    kind, metric, width: of the rows as stored; unit: whether queries become of length one; signs [3, W]: rotation.
+    Returns whether all were found, for queries that are finite and not so long (CAREFUL) that one has to look closer.
+    """
+    (n, k), wide = out.shape, signs.shape[1]
+    queries, turned = np.zeros((n, wide), np.float32), np.empty((n, wide), np.float32)
+    coded, left = np.empty((n, wide + 32), np.uint8), left_for(n, k)
+    fine = True
+    for q in range(n):
+        query = address(queries[q])
+        fine &= ready_query(x[q], unit, address(signs), query, np.int64(0), np.int64(0), width) <= CAREFUL
+        rotate_row(query, address(turned[q]), wide, address(signs))
+    encode_queries(turned, rounding, 0.5 if metric == SQUARED_L2 else 0.0, coded)
+    sift_few(Planes(high, low, terms, np.empty(0, np.int64), False), coded, left)
+    finish(stored, ids, queries.view(np.uint8), kind, metric, width, left, out, out_ids)
+    for q in range(n):
+        fine &= left.sizes[q, USELESS] == 0
+        for j in range(k if fine else 0):  # never -0.0
+            out[q, j] = out[q, j] + np.float32(0) if metric == SQUARED_L2 else np.float32(0) - out[q, j]
+            out_ids[q, j] = ids[out_ids[q, j]]
+    return fine
