@@ -22,7 +22,7 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from minibi.models.running import TOKEN_BUDGET
+from minibi.models.running import TOKENS_AT_ONCE
 from minibi.text.batches import Batch, pack, plan
 
 from .common import Clock, Ratio, interleave, ratio, timed
@@ -192,7 +192,7 @@ def in_sequence(model: Minibi, compute: str, work: Workload, rounds: int, clock:
     peak = peak_loop(compute)
     if peak is None or not has_steps(model):
         return None
-    groups = plan(work.lengths, tokens=TOKEN_BUDGET[compute])
+    groups = plan(work.lengths, tokens=TOKENS_AT_ONCE[compute])
     batches = [Steps(model, pack([work.ids[i] for i in rows], [work.types[i] for i in rows])) for rows in groups]
     operations = sum(sum(steps.operations) for steps in batches)
     run = model.ids(work, threads=1)

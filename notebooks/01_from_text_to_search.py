@@ -491,7 +491,7 @@ def pool_every_depth(batch: Batch) -> np.ndarray:
 def at_every_depth(texts: list[str]) -> np.ndarray:
     """[L + 1, N, C], computed on several threads."""
     ids = model.tokenizer.encode(texts, truncation="silent")
-    return np.stack(run_batches(ids, pool_every_depth, token_budget=512), axis=1)
+    return np.stack(run_batches(ids, pool_every_depth, at_once=512), axis=1)
 
 
 deep_passages, deep_questions = at_every_depth(passages), at_every_depth(list(questions))

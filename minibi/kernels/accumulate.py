@@ -9,7 +9,7 @@ from numba.extending import intrinsic
 from . import simd
 from .cache import inline, kernel
 from .keys import bits_of, float_of
-from .matmul import ADDRESS
+from .memory import ADDRESS
 from .simd import ir
 from .sixteen import lowest_bit
 

@@ -15,7 +15,8 @@ from ..shapes import aligned
 from . import functions, simd
 from .cache import inline, kernel
 from .keys import fetch
-from .matmul import ADDRESS, PANEL, ROWS, VECTORS, multiply_panel, tile, tile_sums
+from .matmul import PANEL, ROWS, VECTORS, multiply_panel, tile, tile_sums
+from .memory import ADDRESS
 from .simd import LANES, Loop, i64
 
 WIDE = min(VECTORS, 2)  # vectors of a value panel: heads are mostly 32 or 64 wide

@@ -19,8 +19,9 @@ from numba.extending import intrinsic
 from . import functions, simd
 from .attention import VALUE_PANEL, WIDE, copy_float, on_arrays, panel_width, transpose_block
 from .cache import inline, kernel
-from .int8 import store_float, tile_of_codes
-from .matmul import ADDRESS, PANEL, ROWS, VECTORS, row_addresses
+from .int8 import tile_of_codes
+from .matmul import PANEL, ROWS, VECTORS, row_addresses
+from .memory import ADDRESS, set_float
 from .simd import LANES, Lanes, Loop, f32, i32, i64
 
 BITS = 14  # of a weight
@@ -214,7 +215,7 @@ def _filled_up(x, stride, rows, width, deep, out):
             if d < width:
                 copy_float(x + stride * t + 4 * d, at)
             else:
-                store_float(at, np.float32(0))
+                set_float(at, np.float32(0))
 
 
 @inline

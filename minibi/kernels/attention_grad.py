@@ -28,7 +28,8 @@ from .attention import (
 )  # fmt: skip
 from .cache import inline, kernel
 from .dropout import drop_rows_at
-from .matmul import ADDRESS, PANEL, ROWS, row_addresses
+from .matmul import PANEL, ROWS, row_addresses
+from .memory import ADDRESS
 from .simd import LANES, Loop, f32, i64
 
 QUERIES = 32 * ROWS  # in a block

@@ -24,8 +24,7 @@ from .cache import inline, kernel
 from .distance import _keep, distances_of
 from .ivf import finish, room_for, select
 from .keys import fetch
-from .matmul import ADDRESS
-from .memory import float_at, int32_at
+from .memory import ADDRESS, float_at, int32_at
 from .simd import LANES, Lanes, Loop, i64, ir
 from .sixteen import BLOCK, across, lowest_bit, row_numbers, terms16
 

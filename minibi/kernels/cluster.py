@@ -12,7 +12,8 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import kernel
-from .matmul import ADDRESS, PANEL, ROWS, multiply_panel
+from .matmul import PANEL, ROWS, multiply_panel
+from .memory import ADDRESS
 from .simd import LANES, Loop, i64
 
 

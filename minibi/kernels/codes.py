@@ -19,8 +19,7 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import inline, kernel
-from .matmul import ADDRESS
-from .memory import set_float, set_int32
+from .memory import ADDRESS, set_float, set_int32
 from .simd import LANES, Lanes, Loop, i64
 
 INT8, INT4 = 2, 3  # FLOAT32 and FLOAT16 are 0 and 1: `kernels.distance`

@@ -18,8 +18,7 @@ from . import simd
 from .cache import inline, kernel
 from .codes import INT8, products4, products8, row_as_query4, row_as_query8
 from .keys import fetch
-from .matmul import ADDRESS
-from .memory import address, float_at, int32_at, set_float
+from .memory import ADDRESS, address, float_at, int32_at, set_float
 from .simd import LANES, Loop, i64
 
 DOT, SQUARED_L2 = range(2)  # the distance is minus the inner product, or the squared Euclidean one

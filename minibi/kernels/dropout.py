@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import inline, kernel
-from .matmul import ADDRESS
+from .memory import ADDRESS
 from .simd import LANES, Loop, i32, i64
 
 Place = tuple[int, int, np.float32, int]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import simd
 from .cache import inline, kernel
-from .matmul import ADDRESS
+from .memory import ADDRESS
 
 
 class Graph(NamedTuple):

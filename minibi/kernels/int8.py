@@ -22,7 +22,6 @@ from numba.extending import intrinsic
 from . import functions, matmul, simd
 from .cache import inline, kernel
 from .matmul import (
-    ADDRESS,
     GELU,
     NONE,
     PANEL,
@@ -34,8 +33,10 @@ from .matmul import (
     for_kind,
     lasting,
     row_addresses,
-    tile_height,
+    tile_count,
+    tile_rows,
 )
+from .memory import ADDRESS, address, float_at, set_float
 from .simd import LANES, Loop, f32, i64
 
 
@@ -121,24 +122,20 @@ def linear_tile8(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead
         height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, finish = args
         terms, columns, step, bias, residual = cgutils.unpack_tuple(e, finish)
 
-        def floats(total, scale, minus_zero, outlier, at):
-            column = e.add(columns, at)
-            scales, sums = simd.load(e, column), simd.load(e, e.add(column, step))
-            x = minus_zero.fma(sums, simd.to_floats(e, total)) * scale
-            x = x.fma(scales, simd.load(e, e.add(bias, at)))
-            return outlier.fma(simd.load(e, e.add(column, e.mul(step, i64(2)))), x)
-
         def finished(sums, what):
-            for i in range(len(sums) // VECTORS):
-                with e.if_then(e.icmp_signed(">", rows, i64(i))):
-                    here, term = e.mul(ldc, i64(i)), e.add(terms, i64(TERM * i))
-                    scale, zero, outlier = (simd.broadcast(e, term, 4 * n) for n in range(3))  # once, not each vector
-                    minus_zero = zero * -1.0
-                    for j in range(VECTORS):
-                        at = i64(64 * j)
-                        x = floats(sums[i * VECTORS + j], scale, minus_zero, outlier, at)
-                        here_at = e.add(here, at)
-                        simd.store(e, what(x, e.add(residual, here_at)), e.add(c, here_at))
+            for j in range(VECTORS):
+                column = e.add(
+                    columns, i64(64 * j)
+                )  # read once for all rows: a store might change it, for all LLVM knows
+                scales, bytes_sum = simd.load(e, column), simd.load(e, e.add(column, step))
+                weights, start = simd.load(e, e.add(column, e.mul(step, i64(2)))), simd.load(e, bias, 64 * j)
+                for i in range(len(sums) // VECTORS):
+                    with e.if_then(e.icmp_signed(">", rows, i64(i))):
+                        scale, zero, outlier = (simd.broadcast(e, terms, TERM * i + 4 * n) for n in range(3))
+                        total = (zero * -1.0).fma(bytes_sum, simd.to_floats(e, sums[i * VECTORS + j]))
+                        x = outlier.fma(weights, (total * scale).fma(scales, start))
+                        here = e.add(e.mul(ldc, i64(i)), i64(64 * j))
+                        simd.store(e, what(x, e.add(residual, here)), e.add(c, here))
 
         for tall in (ROWS, 5, 4):
             with e.if_then(e.icmp_signed("==", height, i64(tall))):
@@ -148,27 +145,6 @@ def linear_tile8(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead
         return context.get_dummy_value()
 
     return types.void(*[ADDRESS] * 11, types.UniTuple(ADDRESS, 5)), generate
-
-
-@intrinsic
-def load_float(typing_context, address):
-    """The float32 at an address."""
-
-    def generate(context, builder, signature, args):
-        return simd.load_scalar(builder, args[0])
-
-    return types.float32(ADDRESS), generate
-
-
-@intrinsic
-def store_float(typing_context, address, x):
-    """A float32 to an address."""
-
-    def generate(context, builder, signature, args):
-        simd.store_scalar(builder, args[1], args[0])
-        return context.get_dummy_value()
-
-    return types.void(ADDRESS, types.float32), generate
 
 
 @intrinsic
@@ -223,9 +199,9 @@ def range_row(typing_context, x, n, channel):
 def code_row(row, n, channel, low, high, codes, term):
     """n floats to bytes and their term; the range [low, high] leaves `channel` out."""
     scale, zero = quantize_row(row, n, codes, low, high)
-    store_float(term, scale)
-    store_float(term + 4, zero)
-    store_float(term + 8, load_float(row + 4 * channel))
+    set_float(term, scale)
+    set_float(term + 4, zero)
+    set_float(term + 8, float_at(row + 4 * channel))
 
 
 @kernel
@@ -242,19 +218,22 @@ def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind
 
     lda: bytes from row to row of the codes; k: a multiple of four.
     """
-    height = tile_height(rows)
-    stride = 4 * PANEL // max(1, (rows + height - 1) // height)
+    tiles = tile_count(rows)
+    stride = 4 * PANEL // tiles
     first = kind if at_once(kind) else NONE
     for n in range(0, width, PANEL):
         panel = panels + n * k
         ahead = panel + PANEL * k  # the next panel, a part of it with each tile
-        for m in range(0, rows, height):
+        m = 0
+        for i in range(tiles):
             here = 4 * (m * width + n)
-            count = min(height, rows - m)
+            count = tile_rows(rows - m, tiles - i)
             finish = (terms + TERM * m, columns + 4 * n, 4 * width, bias + 4 * n, residual + here)
             linear_tile8(
-                height, first, codes + lda * m, lda, panel, k // 4, out + here, 4 * width, count, ahead, stride, finish
+                max(4, count), first, codes + lda * m, lda, panel, k // 4, out + here, 4 * width, count, ahead, stride,
+                finish,
             )  # fmt: skip
+            m += count
             ahead += k // 4 * stride
     if not at_once(kind):
         activate(kind, out, rows * width)
@@ -264,13 +243,13 @@ def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind
 def quantize(x, channel, codes, terms):
     """Rows of x [T, P] to bytes codes [T, P] and terms [T, 4]; P a multiple of 16."""
     n = x.shape[1]
-    quantize_at(x.ctypes.data, 4 * n, x.shape[0], n, channel, codes.ctypes.data, n, terms.ctypes.data)
+    quantize_at(address(x), 4 * n, x.shape[0], n, channel, address(codes), n, address(terms))
 
 
 @kernel
 def linear8(codes, terms, k, panels, columns, bias, residual, kind, out):
     """`linear8_at` on arrays: codes [T, P], of which the first k columns count."""
     linear8_at(
-        codes.ctypes.data, codes.shape[1], terms.ctypes.data, codes.shape[0], k, panels.ctypes.data,
-        columns.ctypes.data, bias.ctypes.data, residual.ctypes.data, kind, out.ctypes.data, out.shape[1],
+        address(codes), codes.shape[1], address(terms), codes.shape[0], k, address(panels), address(columns),
+        address(bias), address(residual), kind, address(out), out.shape[1],
     )  # fmt: skip

@@ -17,8 +17,8 @@ from .codes import CAREFUL, ready_query, rotate_row
 from .distance import FLOAT16, SQUARED_L2
 from .ivf import choose, finish, key_of, rank, room_for, shrink
 from .keys import fetch
-from .matmul import ADDRESS, NONE, PANEL, VECTORS, linear_at, tile_sums
-from .memory import float_at, int32_at, int64_at
+from .matmul import NONE, PANEL, VECTORS, linear_at, tile_sums
+from .memory import ADDRESS, float_at, int32_at, int64_at
 from .pq import BLOCK, quantize_row, scan_block, tables_at
 from .simd import i64
 from .sixteen import lowest_bit

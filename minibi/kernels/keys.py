@@ -8,7 +8,7 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import inline
-from .matmul import ADDRESS
+from .memory import ADDRESS
 
 
 def _cast(source, result):

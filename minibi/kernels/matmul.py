@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from . import functions, simd, target
 from .cache import inline, kernel
+from .memory import ADDRESS, address
 from .simd import LANES, Loop, i64
 
 ROWS = 6
 VECTORS = 4 if target.has_wide_registers() else 1
 PANEL = VECTORS * LANES
 FEW_ROWS = 24  # up to here float16 weights are widened in registers
-ADDRESS = types.intp
 
 NONE, GELU, GELU_TANH, RELU, TANH, SIGMOID, RESIDUAL = range(7)  # what `linear` does after adding the bias
 
@@ -75,10 +75,15 @@ def row_addresses(e, a, lda, rows, height=ROWS):
 
 
 @inline
-def tile_height(rows):
-    """Of the heights 6, 5 and 4 the one that cuts `rows` into the fewest tiles with the least to spare."""
-    tiles = max(1, (rows + ROWS - 1) // ROWS)
-    return max(4, (rows + tiles - 1) // tiles)
+def tile_count(rows):
+    """How many tiles of up to ROWS rows there are in `rows`."""
+    return max(1, (rows + ROWS - 1) // ROWS)
+
+
+@inline
+def tile_rows(rows, tiles):
+    """Rows of the first of `tiles` that share `rows` evenly: nearly all have 6, the last 5, and none is half empty."""
+    return (rows + tiles - 1) // tiles
 
 
 def fetch_tile(e, height, vectors, addresses, ldc):
@@ -165,8 +170,8 @@ AT_ONCE = {kind: AFTER[kind] for kind in (NONE, GELU, RESIDUAL)}
 @intrinsic
 def linear_tile(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, bias, residual, wide, step):
     """`tile` of a whole panel; before its sums leave the registers the bias is added and done what `kind` says, if that
-    is one of AT_ONCE. residual is laid out as c. height: 0 for ROWS rows and a panel of float32; 6, 5 or 4 for as many
-    rows and a panel of float16, which goes to `wide` as float32, each row `step` bytes behind the one before.
+    is one of AT_ONCE. residual is laid out as c. height: 6, 5 or 4 for as many rows and a panel of float16, which goes
+    to `wide` as float32, each row `step` bytes behind the one before; -6 or -5 for a panel of float32.
     """
 
     def generate(context, builder, signature, args):
@@ -174,18 +179,19 @@ def linear_tile(typing_context, height, kind, a, lda, b, k, c, ldc, rows, ahead,
         height, kind, a, lda, b, k, c, ldc, rows, ahead, stride, bias, residual, wide, step = args
 
         def finished(sums, what):
-            for i in range(len(sums) // VECTORS):
-                with e.if_then(e.icmp_signed(">", rows, i64(i))):
-                    for j in range(VECTORS):
+            for j in range(VECTORS):
+                start = simd.load(e, bias, 64 * j)
+                for i in range(len(sums) // VECTORS):
+                    with e.if_then(e.icmp_signed(">", rows, i64(i))):
                         here = e.add(e.mul(ldc, i64(i)), i64(64 * j))
-                        x = sums[i * VECTORS + j] + simd.load(e, bias, 64 * j)
+                        x = sums[i * VECTORS + j] + start
                         simd.store(e, what(x, e.add(residual, here)), e.add(c, here))
 
-        for tall in (0, 6, 5, 4):
+        for tall in (-ROWS, -5, ROWS, 5, 4):
             with e.if_then(e.icmp_signed("==", height, i64(tall))):
                 sums = tile_sums(
-                    e, tall or ROWS, VECTORS, a, lda, b, k, rows, [c, residual], ldc, (ahead, stride), tall > 0,
-                    (wide, step) if tall else None,
+                    e, abs(tall), VECTORS, a, lda, b, k, rows, [c, residual], ldc, (ahead, stride), tall > 0,
+                    (wide, step) if tall > 0 else None,
                 )  # fmt: skip
                 for_kind(e, kind, lambda what, sums=sums: finished(sums, what), AT_ONCE)
         return context.get_dummy_value()
@@ -231,21 +237,23 @@ def linear_at(x, lda, rows, k, panels, halves, bias, residual, kind, out, width,
     scratch: k * PANEL floats.
     """
     in_registers = halves and rows <= FEW_ROWS
-    height = tile_height(rows) if in_registers else ROWS
     size = (2 if halves else 4) * PANEL
-    tiles = max(1, (rows + height - 1) // height)
+    tiles = tile_count(rows)
     stride = (size + tiles - 1) // tiles  # of the next panel, a part with each tile
     first = kind if at_once(kind) else NONE
     for n in range(0, width, PANEL):
         panel = panels + (2 if halves else 4) * n * k
         ahead = panel + size * k
-        for m in range(0, rows, height):
+        m = 0
+        for i in range(tiles):
             here = 4 * (m * width + n)
+            count = tile_rows(rows - m, tiles - i)
+            height = max(4, count) if in_registers or (halves and i == 0) else -max(5, count)
             linear_tile(
-                height if in_registers or (halves and m == 0) else 0, first, x + lda * m, lda, panel, k, out + here,
-                4 * width, min(height, rows - m), ahead, stride, bias + 4 * n, residual + here, scratch,
-                0 if in_registers else 4 * PANEL,
+                height, first, x + lda * m, lda, panel, k, out + here, 4 * width, count, ahead, stride, bias + 4 * n,
+                residual + here, scratch, 0 if in_registers else 4 * PANEL,
             )  # fmt: skip
+            m += count
             ahead += stride * k
             if halves and not in_registers:
                 panel = scratch
@@ -259,7 +267,7 @@ def linear(x, panels, halves, bias, residual, kind, out):
     rows, k = x.shape
     scratch = np.empty(k * PANEL if halves and rows > FEW_ROWS else PANEL, np.float32)
     linear_at(
-        x.ctypes.data, 4 * k, rows, k, panels.ctypes.data, halves, bias.ctypes.data,
-        residual.ctypes.data, kind, out.ctypes.data, out.shape[1], scratch.ctypes.data,
+        address(x), 4 * k, rows, k, address(panels), halves, address(bias), address(residual), kind, address(out),
+        out.shape[1], address(scratch),
     )  # fmt: skip
     scratch[0] = 0  # used to the end, or Numba would free it while its address is in use

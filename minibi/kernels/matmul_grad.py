@@ -17,7 +17,8 @@ from numba.extending import intrinsic
 from . import simd
 from .attention import copy_block, copy_float, transpose_block
 from .cache import kernel
-from .matmul import ADDRESS, PANEL, ROWS, VECTORS, row_addresses
+from .matmul import PANEL, ROWS, VECTORS, row_addresses
+from .memory import ADDRESS
 from .norm_grad import add_block, gelu_keep_row, times_block
 from .simd import LANES, Loop, i64
 

@@ -20,7 +20,7 @@ from ..shapes import aligned
 from . import simd, target
 from .cache import inline, kernel
 from .distance import widen
-from .matmul import ADDRESS
+from .memory import ADDRESS
 from .simd import LANES, Lanes, Loop, i64
 
 PAIR = 2 if target.has_wide_registers() else 1  # query vectors of a tile

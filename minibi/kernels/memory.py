@@ -11,7 +11,8 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import inline
-from .matmul import ADDRESS
+
+ADDRESS = types.intp
 
 PATIENCE = 1_000_000  # looks at a counter
 

@@ -7,7 +7,7 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import kernel
-from .matmul import ADDRESS
+from .memory import ADDRESS
 from .simd import LANES, Loop, f32, i64
 
 

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from . import functions, simd
 from .cache import kernel
-from .matmul import ADDRESS
+from .memory import ADDRESS
 from .norm import sum_float_rows
 from .simd import LANES, Loop, f32, i64
 

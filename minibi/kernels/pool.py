@@ -14,8 +14,7 @@ from numba.extending import intrinsic
 from . import simd
 from .cache import inline
 from .keys import ordered
-from .matmul import ADDRESS
-from .memory import int64_at, set_int64
+from .memory import ADDRESS, int64_at, set_int64
 
 EIGHT = 8  # keys in a vector
 LEAST, GREATEST = np.int64(-(2**63)), np.int64(2**63 - 1)

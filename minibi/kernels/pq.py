@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from . import simd
 from .cache import inline, kernel
 from .ivf import finish, gather, key_of, longest, room_for, shrink
-from .matmul import ADDRESS
+from .memory import ADDRESS
 from .simd import LANES, Lanes, Loop, i64, ir
 
 BLOCK = 32  # slots

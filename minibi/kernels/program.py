@@ -13,6 +13,7 @@ from .attention16 import attend16_at
 from .cache import inline, kernel
 from .int8 import code_row, linear8_at, quantize_at
 from .matmul import linear_at
+from .memory import address, float_at
 from .norm import norm_row, sum_float_rows, sum_half_rows
 
 EMBED, NORM, LINEAR, QUANTIZE, LINEAR8, ATTEND, ATTEND16, FIRST_ROWS = range(8)
@@ -31,7 +32,7 @@ def run(program, numbers, table, widths, ids, types, starts, scratch):
     bytes from row to row of each. ids, types int32 [T]; starts int64 [B+1]. scratch: memory for the operations.
     """
     tokens, texts = ids.size, starts.size - 1
-    memory = scratch.ctypes.data
+    memory = address(scratch)
     for i in range(program.shape[0]):
         step = program[i]
         op = step[OP]
@@ -70,6 +71,29 @@ def run(program, numbers, table, widths, ids, types, starts, scratch):
             stride = widths[step[OUT]]
             for text in range(texts):
                 copy_block(x + stride * starts[text], stride // 4, out + stride * text)
+
+
+@kernel
+def run_parts(program, numbers, table, widths, ids, types, starts, scratch, at_once, place, out):
+    """`run` on parts of a batch, of as many texts as have `at_once` tokens together, or of a single text.
+
+    The result, which each part leaves at `place` in the table, goes to out [T, C], or [B, C] where it is per text.
+    """
+    first, texts, done = 0, starts.size - 1, 0
+    per_text = program[program.shape[0] - 1, PER_TEXT] == 1
+    while first < texts:
+        last = first + 1
+        while last < min(texts, first + at_once) and starts[last + 1] - starts[first] <= at_once:
+            last += 1
+        begin, end = starts[first], starts[last]
+        near = starts[first : last + 1] - begin
+        run(program, numbers, table, widths, ids[begin:end], types[begin:end], near, scratch)
+        for r in range(last - first if per_text else end - begin):
+            row = table[place] + widths[place] * r
+            for c in range(out.shape[1]):
+                out[done, c] = float_at(row + 4 * c)
+            done += 1
+        first = last
 
 
 @inline

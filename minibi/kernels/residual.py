@@ -12,8 +12,8 @@ from numba.extending import intrinsic
 
 from . import simd
 from .cache import inline, kernel
-from .matmul import ADDRESS
 from .maxsim import score_rows
+from .memory import ADDRESS
 from .simd import LANES, Loop, f32, i64
 
 

@@ -21,10 +21,10 @@ from . import simd
 from .cache import inline, kernel
 from .codes import CAREFUL, products4, ready_query, rotate_row
 from .distance import SQUARED_L2, _keep, distances_of
-from .int8 import load_float, tile_of_codes
+from .int8 import tile_of_codes
 from .keys import fetch
-from .matmul import ADDRESS, PANEL, ROWS, VECTORS
-from .memory import address
+from .matmul import PANEL, ROWS, VECTORS
+from .memory import ADDRESS, address, float_at
 from .sieve_codes import (
     COARSE,
     ERROR,
@@ -189,12 +189,12 @@ def _take(which, chosen, first, count, terms, block, columns):
 @inline
 def _bounds(centred, terms, query):
     """(upper, lower) bound of a row's value from the whole number that its 8 bits give. Addresses of terms."""
-    norm = load_float(terms + 4 * NORM)
-    middle = np.float32(centred) * (load_float(terms) * load_float(query + 4 * SCALE))
-    reach = load_float(terms + 4 * FINE) * load_float(query + 4 * REACH)
-    reach += norm * load_float(query + 4 * ERROR) + load_float(query + 4 * SLACK)
-    upper = middle + reach - norm * norm * load_float(query + 4 * HALF_UP)
-    return upper, middle - reach - norm * norm * load_float(query + 4 * HALF_LOW)
+    norm = float_at(terms + 4 * NORM)
+    middle = np.float32(centred) * (float_at(terms) * float_at(query + 4 * SCALE))
+    reach = float_at(terms + 4 * FINE) * float_at(query + 4 * REACH)
+    reach += norm * float_at(query + 4 * ERROR) + float_at(query + 4 * SLACK)
+    upper = middle + reach - norm * norm * float_at(query + 4 * HALF_UP)
+    return upper, middle - reach - norm * norm * float_at(query + 4 * HALF_LOW)
 
 
 @inline
@@ -263,7 +263,7 @@ def sift_few(rows, queries, left):
             tail = query + 2 * size
             for part in range(0, BLOCK, LANES):
                 _sums16(high, size, numbers + 8 * part, query, size, out + 4 * part)
-            offset = np.int64(load_float(tail + 4 * TOTAL)) * 120
+            offset = np.int64(float_at(tail + 4 * TOTAL)) * 120
             mask = valid & _passing(out, 4, offset, lanes, COARSE, tail, limits[q])
             while mask:
                 i = lowest_bit(mask)
@@ -285,7 +285,7 @@ def _refine(q, waiting, held, rows, queries, left):
     lows, uppers, kept, sizes, limits = left
     size, base, terms, query = rows.low.shape[1], address(rows.low), address(rows.terms), address(queries[q])
     tail = query + 2 * size
-    offset = np.int64(load_float(tail + 4 * TOTAL)) * 128
+    offset = np.int64(float_at(tail + 4 * TOTAL)) * 128
     for first in range(0, held, 4):
         last = held - 1
         a, b = waiting[0, first], waiting[0, min(first + 1, last)]
@@ -320,7 +320,7 @@ def sift_many(rows, queries, left):
                 _by_four(some_queries, stride, panel, size >> 1, out, 4 * PANEL, some, out, 0)
             for j in range(some):
                 q, tail = start + j, some_queries + stride * j + 2 * size
-                offset = np.int64(load_float(tail + 4 * TOTAL)) * 128
+                offset = np.int64(float_at(tail + 4 * TOTAL)) * 128
                 mask = valid & _passing(out + 4 * PANEL * j, 0, offset, lanes, FINE, tail, limits[q])
                 while mask:
                     i = lowest_bit(mask)

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 from . import simd
 from .cache import kernel
 from .codes import largest
-from .matmul import ADDRESS
+from .memory import ADDRESS
 from .simd import LANES, Loop, i64, ir
 
 COARSE, FINE, NORM = 1, 2, 3  # columns of `terms`: distance from 4 bits, from 8 bits, norm

@@ -6,7 +6,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from . import simd
-from .matmul import ADDRESS, PANEL
+from .matmul import PANEL
+from .memory import ADDRESS
 from .simd import LANES, Lanes, i64, ir
 
 BLOCK = PANEL  # rows that are looked at together, sixteen after sixteen

@@ -25,8 +25,7 @@ from . import simd
 from .cache import inline, kernel
 from .distance import distances_to
 from .keys import fetch, from_ordered
-from .matmul import ADDRESS
-from .memory import address, float_at, int32_at, int64_at, set_int32, set_int64, set_uint64, uint64_at
+from .memory import ADDRESS, address, float_at, int32_at, int64_at, set_int32, set_int64, set_uint64, uint64_at
 from .pool import EIGHT, GREATEST, clear, insert, key_at, key_of, row_of, set_key
 from .simd import LANES
 from .sixteen import lowest_bit

@@ -20,8 +20,7 @@ from . import simd
 from .accumulate import BLOCK, least_of, lowest, not_before, reach, reached_by
 from .cache import inline, kernel
 from .heap import offer, ranked
-from .matmul import ADDRESS
-from .memory import float_at
+from .memory import ADDRESS, float_at
 from .simd import Loop, ir
 
 STRETCH = 2 * BLOCK  # rows

@@ -106,7 +106,8 @@ class CrossEncoder:
             self._logits,
             types=[types for _, types in encoded],
             batch_size=batch_size,
-            token_budget=self._runner.token_budget if token_budget is None else token_budget,
+            token_budget=token_budget,
+            at_once=self._runner.at_once,
             threads=self.threads if threads is None else threads,
             show_progress_bar=show_progress_bar,
         )

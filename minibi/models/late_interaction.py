@@ -205,7 +205,8 @@ class LateInteraction:
             self._document_vectors if document else self._query_vectors,
             types=[fillers for _, fillers in tokens],  # every token has type 0: the place is free for this
             batch_size=batch_size,
-            token_budget=self._runner.token_budget if token_budget is None else token_budget,
+            token_budget=token_budget,
+            at_once=self._runner.at_once,
             threads=self.threads if threads is None else threads,
             show_progress_bar=show_progress_bar,
         )

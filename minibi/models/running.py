@@ -17,9 +17,10 @@ from ..text.tokenizer import Tokens, as_texts
 from ..threads import parallel_map
 from . import bert
 
-# Tokens per batch: bytes keep their activations in a second-level cache of 1 MB; float32 takes longer for each token
-# and gains more from widening a weight once for many of them.
-TOKEN_BUDGET = {"float32": 512, "int8": 256}
+# Tokens that go through all layers together: bytes keep their activations in a second-level cache of 1 MB; float32
+# takes longer for each token and gains more from widening a weight once for many of them.
+TOKENS_AT_ONCE = {"float32": 512, "int8": 256}
+PARTS = 4  # such groups of texts in one batch: what Python does around a batch takes nearly as long for one
 
 
 class Runner:
@@ -32,7 +33,7 @@ class Runner:
             raise InputError(f"compute is 'float32' or 'int8', not {compute!r}")
         self.ops = interpreter()
         self.config = config
-        self.token_budget = TOKEN_BUDGET[compute]
+        self.at_once = TOKENS_AT_ONCE[compute]
         self.params = bert.read_params(tensors, config, self.ops, where, compute)
         self._programs: dict[bool, Any] = {}
 
@@ -51,7 +52,7 @@ class Runner:
 
         recorder = Recorder()
         result = bert.layers(recorder, self.params, self.config, None, None, None, None, None, first_only)
-        return Program(recorder, result, (self.config.heads, self.config.channels // self.config.heads))
+        return Program(recorder, result, (self.config.heads, self.config.channels // self.config.heads), self.at_once)
 
 
 def interpreter() -> Any:
@@ -71,7 +72,8 @@ def run_batches(
     *,
     types: Sequence[Tokens] | None = None,
     batch_size: int | None = None,
-    token_budget: int,
+    token_budget: int | None = None,
+    at_once: int,
     threads: int | None = None,
     show_progress_bar: bool = False,
     progress: Callable[[int], object] | None = None,
@@ -79,6 +81,7 @@ def run_batches(
 ) -> list[Any] | NDArray[Any]:
     """`work` on packed batches of similar lengths; its results, one per token list, in the order of `ids`.
 
+    batch_size, token_budget: at most so many texts and tokens in a batch. at_once: the tokens that a model likes best.
     progress: told the tokens of each batch when it is done. into: an array for the results, instead of a list.
     """
     for name, value in (("batch_size", batch_size), ("token_budget", token_budget)):
@@ -95,7 +98,12 @@ def run_batches(
         return results
 
     def jobs() -> Iterator[tuple[NDArray[np.int64], Batch]]:
-        for rows in plan(lengths, tokens=token_budget, texts=batch_size):
+        groups = plan(lengths, tokens=token_budget or at_once, texts=batch_size)
+        parts = 1 if token_budget or batch_size else PARTS
+        if threads > 1:
+            parts = max(1, min(parts, len(groups) // (16 * threads)))  # or some threads would wait for the last
+        for first in range(0, len(groups), parts):
+            rows = np.concatenate(groups[first : first + parts])
             yield rows, pack([ids[i] for i in rows], None if types is None else [types[i] for i in rows])
 
     def run(job: tuple[NDArray[np.int64], Batch]) -> tuple[NDArray[np.int64], Batch, Sequence[Any]]:

@@ -20,6 +20,7 @@ from ..kernels import program as op
 from ..kernels.simd import LANES
 from ..shapes import Floats, Ints, aligned
 from .fused import Packed, PackedBytes
+from .memory import empty
 
 ALIGNMENT = 64
 
@@ -220,6 +221,7 @@ class Program:
     recorder: Recorder
     result: Value
     heads: tuple[int, int]  # of the attention: how many, how wide
+    at_once: int = 512  # tokens that go through all layers together: their activations should stay in cache
     _threads: threading.local = field(default_factory=threading.local)
 
     def __post_init__(self) -> None:
@@ -232,12 +234,13 @@ class Program:
     def run(self, ids: NDArray[np.int32], types: NDArray[np.int32], starts: Ints) -> Floats:
         """The result on a packed batch: [T, C], or [B, C] if it was recorded for the first tokens alone."""
         longest = len(ids) if len(starts) == 2 else int(np.diff(starts).max())
-        memory = self._memory(len(ids), len(starts) - 1, longest)
-        op.run(self._steps, self._numbers, memory.table, self._widths, ids, types, starts, memory.scratch)
-        rows = len(starts) - 1 if self.result.per_text else len(ids)
-        place, width = memory.table[self.result.place] - memory.arena.ctypes.data, 4 * self.result.width
-        whole = memory.arena[place : place + rows * width].view(np.float32).reshape(rows, self.result.width)
-        return whole[:, : self.result.channels].copy()
+        memory = self._memory(min(len(ids), max(self.at_once, longest)), min(len(starts) - 1, self.at_once), longest)
+        out = empty((len(starts) - 1 if self.result.per_text else len(ids), self.result.channels))
+        op.run_parts(
+            self._steps, self._numbers, memory.table, self._widths, ids, types, starts, memory.scratch, self.at_once,
+            self.result.place, out,
+        )  # fmt: skip
+        return out
 
     def _memory(self, tokens: int, texts: int, longest: int) -> _Memory:
         memory: _Memory | None = getattr(self._threads, "memory", None)

@@ -238,6 +238,18 @@ STEPS = st.lists(
 )
 
 
+def test_a_batch_is_read_in_parts(int8_model):
+    """Of so many tokens together, or of a single longer text; memory is for a part, and the bits are the same."""
+    batch = int8_model.batch([64, 3, 9, 1, 1, 40, 2])
+    for first_only in (False, True):
+        expected = int8_model.eager(batch, first_only)
+        for at_once, tokens in ((1, 64), (12, 64), (70, 128), (1000, 128)):
+            program = int8_model.program(first_only)
+            program.at_once = at_once
+            assert np.array_equal(program.run(batch.ids, batch.types, batch.starts), expected)
+            assert program._threads.memory.tokens == tokens
+
+
 @settings(max_examples=60)
 @given(steps=STEPS, lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), first_only=st.booleans())
 def test_no_value_is_overwritten_while_it_is_held(fused, steps, lengths, first_only):
