@@ -70,6 +70,7 @@ def assign(x, panels, shifts, first, last, out):
                 if a > b or (a == b and number[r, lane] < number[r, winner]):
                     winner = lane
             out[m + r] = np.int64(number[r, winner])
+    products[0, 0] = 0  # used to the end, or Numba would free it while its address is in use
 
 
 @kernel
