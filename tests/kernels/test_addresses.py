@@ -51,10 +51,8 @@ def addresses_of(name: str, node: ast.AST) -> list[ast.expr]:
 
 def is_call(node: ast.expr) -> bool:
     """Whether something is called that may be given an address, and returns something else."""
-    return (
-        isinstance(node, ast.Call)
-        and ast.unparse(node.func) != "address"
-        or (isinstance(node, ast.BinOp) and is_call(node.left))
+    return (isinstance(node, ast.Call) and ast.unparse(node.func) != "address") or (
+        isinstance(node, ast.BinOp) and is_call(node.left)
     )
 
 
