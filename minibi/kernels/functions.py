@@ -46,7 +46,7 @@ def exp2(x: Lanes) -> Lanes:
     x = x.max(-125.0)
     shifted = x + ROUND
     r = x - (shifted - ROUND)
-    n = b.shl(b.sub(shifted.bits(), constant(b, ROUND).bits()), ir.Constant(ints, [23] * LANES))
+    n = b.shl(shifted.bits(), ir.Constant(ints, [23] * LANES))  # what ROUND has above n leaves at the top
     return Lanes(b, b.bitcast(b.add(polynomial(r, _EXP2).bits(), n), floats))
 
 
@@ -59,7 +59,7 @@ def exp2_short(x: Lanes) -> Lanes:
     b = x.b
     x = x.max(-8.0)
     shifted = x + ROUND
-    n = b.shl(shifted.bits(), ir.Constant(ints, [23] * LANES))  # what ROUND has above n leaves at the top
+    n = b.shl(shifted.bits(), ir.Constant(ints, [23] * LANES))
     return Lanes(b, b.bitcast(b.add(polynomial(x - (shifted - ROUND), _SHORT_EXP2).bits(), n), floats))
 
 

@@ -37,6 +37,7 @@ from .matmul import (
     tile_rows,
 )
 from .memory import ADDRESS, address, float_at, set_float
+from .norm import TOGETHER
 from .simd import LANES, Loop, f32, i64
 
 
@@ -173,43 +174,52 @@ def quantize_row(typing_context, x, n, codes, lowest, highest):
 
 
 @intrinsic
-def range_row(typing_context, x, n, channel):
-    """(min(0, x), max(0, x)) over n floats but that of `channel`; NaN where one is NaN or infinite."""
+def range_rows(typing_context, x, stride, rows, n, channel):
+    """min(0, x) and max(0, x) over n floats but that of `channel`, NaN where one is NaN or infinite: of the first of up
+    to TOGETHER rows `stride` bytes apart, of the second and so on."""
 
     def generate(context, builder, signature, args):
         e = builder
-        x, n, channel = args
-        zero = simd.constant(e, 0.0)
+        x, stride, rows, n, channel = args
+        row = row_addresses(e, x, stride, rows, TOGETHER)
 
         def widen(index, carried, kept):
-            y = kept(simd.load(e, e.add(x, e.mul(index, i64(4)))))
-            y = simd.without(e, y, e.sub(channel, index))
-            low, high, nothing = carried
-            return [y.min(low), y.max(high), y.fma(0.0, nothing)]
+            after = []
+            for start, (low, high, nothing) in zip(row, zip(*[iter(carried)] * 3, strict=True), strict=True):
+                y = kept(simd.load(e, e.add(start, e.mul(index, i64(4)))))
+                y = simd.without(e, y, e.sub(channel, index))
+                after += [y.min(low), y.max(high), y.fma(0.0, nothing)]
+            return after
 
-        low, high, nothing = simd.sweep(e, n, [zero, zero, zero], widen)
-        nothing = simd.sum_lanes(e, nothing)
-        ends = [e.fsub(nothing, simd.max_lanes(e, low * -1.0)), e.fadd(nothing, simd.max_lanes(e, high))]
+        found = simd.sweep(e, n, [simd.constant(e, 0.0)] * 3 * TOGETHER, widen)
+        ends = []
+        for low, high, nothing in zip(*[iter(found)] * 3, strict=True):
+            nothing = simd.sum_lanes(e, nothing)
+            ends += [e.fsub(nothing, simd.max_lanes(e, low * -1.0)), e.fadd(nothing, simd.max_lanes(e, high))]
         return context.make_tuple(e, signature.return_type, ends)
 
-    return types.UniTuple(types.float32, 2)(ADDRESS, ADDRESS, types.int64), generate
+    ends = types.UniTuple(types.float32, 2 * TOGETHER)
+    return ends(*[ADDRESS] * 4, types.int64), generate
 
 
 @inline
-def code_row(row, n, channel, low, high, codes, term):
-    """n floats to bytes and their term; the range [low, high] leaves `channel` out."""
-    scale, zero = quantize_row(row, n, codes, low, high)
-    set_float(term, scale)
-    set_float(term + 4, zero)
-    set_float(term + 8, float_at(row + 4 * channel))
+def code_rows(x, stride, rows, n, channel, ends, codes, width, terms):
+    """Up to TOGETHER rows of n floats to bytes and terms; their ranges, `ends`, leave `channel` out."""
+    for r in range(rows):
+        row, term = x + stride * r, terms + TERM * r
+        scale, zero = quantize_row(row, n, codes + width * r, ends[2 * r], ends[2 * r + 1])
+        set_float(term, scale)
+        set_float(term + 4, zero)
+        set_float(term + 8, float_at(row + 4 * channel))
 
 
 @kernel
 def quantize_at(x, stride, rows, n, channel, codes, width, terms):
     """`rows` rows of n floats, `stride` bytes apart, to bytes `width` apart and terms [rows, 4]. Addresses."""
-    for t in range(rows):
-        low, high = range_row(x + stride * t, n, channel)
-        code_row(x + stride * t, n, channel, low, high, codes + width * t, terms + TERM * t)
+    for t in range(0, rows, TOGETHER):
+        here, count = x + stride * t, min(TOGETHER, rows - t)
+        ends = range_rows(here, stride, count, n, channel)
+        code_rows(here, stride, count, n, channel, ends, codes + width * t, width, terms + TERM * t)
 
 
 @kernel

@@ -5,55 +5,72 @@ from __future__ import annotations
 from numba import types
 from numba.extending import intrinsic
 
-from . import simd
+from . import simd, target
 from .cache import kernel
-from .memory import ADDRESS
+from .matmul import row_addresses
+from .memory import ADDRESS, address
 from .simd import LANES, Loop, f32, i64
+
+TOGETHER = 4 if target.has_wide_registers() else 2  # rows: each is a chain of dependent steps, several fill the pipes
 
 
 @intrinsic
-def norm_row(typing_context, x, n, gamma, beta, eps, channel):
-    """x[:n] <- (x - mean) / sqrt(var + eps) * gamma + beta; returns (min(0, result), max(0, result)).
+def norm_rows(typing_context, x, stride, rows, n, gamma, beta, eps, channel):
+    """Each of up to TOGETHER rows of n floats, `stride` bytes apart: x <- (x - mean) / sqrt(var + eps) * gamma + beta.
 
-    These ends leave `channel` out, and are NaN where a number is NaN or infinite.
+    Returns min(0, result) and max(0, result) of the first row, of the second and so on; these ends leave `channel` out,
+    and are NaN where a number is NaN or infinite.
 
-    n need not be a multiple of 16; the row and both vectors must be followed by readable floats up to one, and the
-    row's are overwritten.
+    n need not be a multiple of 16; the rows and both vectors must be followed by readable floats up to one, and the
+    rows' are overwritten.
     """
 
     def generate(context, builder, signature, args):
         e = builder
-        x, n, gamma, beta, eps, channel = args
-        zero = simd.constant(e, 0.0)
+        x, stride, rows, n, gamma, beta, eps, channel = args
+        row = row_addresses(e, x, stride, rows, TOGETHER)
+        zeros = [simd.constant(e, 0.0)] * TOGETHER
         count = e.sitofp(n, f32)
 
-        def add(index, carried, kept):
-            return [carried[0] + kept(simd.load(e, e.add(x, e.mul(index, i64(4)))))]
+        def loaded(index):
+            return [simd.load(e, e.add(start, e.mul(index, i64(4)))) for start in row]
 
-        mean = simd.splat(e, e.fdiv(simd.sum_lanes(e, simd.sweep(e, n, [zero], add)[0]), count))
+        def add(index, carried, kept):
+            return [total + kept(y) for total, y in zip(carried, loaded(index), strict=True)]
+
+        sums = [simd.sum_lanes(e, total) for total in simd.sweep(e, n, zeros, add)]
+        means = [simd.splat(e, e.fdiv(total, count)) for total in sums]
 
         def add_square(index, carried, kept):
-            d = kept(simd.load(e, e.add(x, e.mul(index, i64(4)))) - mean)
-            return [d.fma(d, carried[0])]
+            apart = [kept(y - mean) for y, mean in zip(loaded(index), means, strict=True)]
+            return [d.fma(d, total) for d, total in zip(apart, carried, strict=True)]
 
-        variance = e.fdiv(simd.sum_lanes(e, simd.sweep(e, n, [zero], add_square)[0]), count)
-        scale = simd.splat(e, e.fdiv(f32(1.0), simd.sqrt(e, e.fadd(variance, eps))))
+        squares = [simd.sum_lanes(e, total) for total in simd.sweep(e, n, zeros, add_square)]
+        variances = [e.fdiv(total, count) for total in squares]
+        scales = [simd.splat(e, e.fdiv(f32(1.0), simd.sqrt(e, e.fadd(v, eps)))) for v in variances]
 
         def normalize(index, carried, kept):
             at = e.mul(index, i64(4))
-            here = e.add(x, at)
-            y = (simd.load(e, here) - mean) * scale
-            y = kept(y.fma(simd.load(e, e.add(gamma, at)), simd.load(e, e.add(beta, at))))
-            simd.store(e, y, here)
-            y = simd.without(e, y, e.sub(channel, index))
-            return [y.min(carried[0]), y.max(carried[1])]
+            factor, shift = simd.load(e, e.add(gamma, at)), simd.load(e, e.add(beta, at))
+            done = [(y - mean) * scale for y, mean, scale in zip(loaded(index), means, scales, strict=True)]
+            done = [kept(y.fma(factor, shift)) for y in done]
+            for start, y in zip(row, done, strict=True):  # after all were read: the last row may be there twice
+                simd.store(e, y, e.add(start, at))
+            done = [simd.without(e, y, e.sub(channel, index)) for y in done]
+            low, high = carried[:TOGETHER], carried[TOGETHER:]
+            return [y.min(end) for y, end in zip(done, low, strict=True)] + [
+                y.max(end) for y, end in zip(done, high, strict=True)
+            ]
 
-        low, high = simd.sweep(e, n, [zero, zero], normalize)
-        nothing = e.fmul(variance, f32(0.0))
-        ends = [e.fsub(nothing, simd.max_lanes(e, low * -1.0)), e.fadd(nothing, simd.max_lanes(e, high))]
+        found = simd.sweep(e, n, zeros + zeros, normalize)
+        ends = []
+        for variance, low, high in zip(variances, found[:TOGETHER], found[TOGETHER:], strict=True):
+            nothing = e.fmul(variance, f32(0.0))
+            ends += [e.fsub(nothing, simd.max_lanes(e, low * -1.0)), e.fadd(nothing, simd.max_lanes(e, high))]
         return context.make_tuple(e, signature.return_type, ends)
 
-    return types.UniTuple(types.float32, 2)(*[ADDRESS] * 4, types.float32, types.int64), generate
+    ends = types.UniTuple(types.float32, 2 * TOGETHER)
+    return ends(*[ADDRESS] * 6, types.float32, types.int64), generate
 
 
 def _sum_rows(load_word):
@@ -83,5 +100,7 @@ sum_half_rows = _sum_rows(lambda e, word, i: simd.load_halves(e, e.add(word, e.m
 @kernel
 def layer_norm(x, channels, gamma, beta, eps):
     """Each row of x [T, P] normalized in place over its first `channels`; P, gamma and beta are multiples of 16."""
-    for t in range(x.shape[0]):
-        norm_row(x.ctypes.data + 4 * t * x.shape[1], channels, gamma.ctypes.data, beta.ctypes.data, eps, -1)
+    stride = 4 * x.shape[1]
+    for t in range(0, x.shape[0], TOGETHER):
+        rows = min(TOGETHER, x.shape[0] - t)
+        norm_rows(address(x) + stride * t, stride, rows, channels, address(gamma), address(beta), eps, -1)

@@ -11,10 +11,10 @@ import numpy as np
 from .attention import attend_at, copy_block
 from .attention16 import attend16_at
 from .cache import inline, kernel
-from .int8 import code_row, linear8_at, quantize_at
+from .int8 import TERM, code_rows, linear8_at, quantize_at
 from .matmul import linear_at
 from .memory import address, float_at
-from .norm import norm_row, sum_float_rows, sum_half_rows
+from .norm import TOGETHER, norm_rows, sum_float_rows, sum_half_rows
 
 EMBED, NORM, LINEAR, QUANTIZE, LINEAR8, ATTEND, ATTEND16, FIRST_ROWS = range(8)
 
@@ -41,8 +41,7 @@ def run(program, numbers, table, widths, ids, types, starts, scratch):
         if op == EMBED:
             _embed(step, numbers, table, widths, ids, types, starts)
         elif op == NORM:
-            for t in range(rows):
-                _norm(step, numbers, table, widths, out + widths[step[OUT]] * t, t)
+            _norm(step, numbers, table, widths, rows)
         elif op == LINEAR:
             linear_at(
                 x, widths[step[X]], rows, step[K], table[step[W]], step[EXTRA] == 1, table[step[BIAS]],
@@ -97,13 +96,16 @@ def run_parts(program, numbers, table, widths, ids, types, starts, scratch, at_o
 
 
 @inline
-def _norm(step, numbers, table, widths, row, t):
-    """Normalizes a row in place and, where the program says so, quantizes it too."""
-    channel = step[CHANNEL]
-    low, high = norm_row(row, step[K], table[step[W]], table[step[BIAS]], numbers[step[NUMBER]], channel)
-    if step[CODES] >= 0:
-        codes, term = table[step[CODES]] + widths[step[CODES]] * t, table[step[TERMS]] + widths[step[TERMS]] * t
-        code_row(row, step[K], channel, low, high, codes, term)
+def _norm(step, numbers, table, widths, rows):
+    """Normalizes rows in place and, where the program says so, quantizes them too."""
+    x, stride, n, channel = table[step[OUT]], widths[step[OUT]], step[K], step[CHANNEL]
+    for t in range(0, rows, TOGETHER):
+        here, count = x + stride * t, min(TOGETHER, rows - t)
+        ends = norm_rows(here, stride, count, n, table[step[W]], table[step[BIAS]], numbers[step[NUMBER]], channel)
+        if step[CODES] >= 0:
+            codes, width = table[step[CODES]], widths[step[CODES]]
+            terms = table[step[TERMS]] + TERM * t
+            code_rows(here, stride, count, n, channel, ends, codes + width * t, width, terms)
 
 
 @inline
@@ -121,4 +123,4 @@ def _embed(step, numbers, table, widths, ids, types, starts):
                 sum_half_rows(a, b, c, step[K], row)
             else:
                 sum_float_rows(a, b, c, step[K], row)
-            _norm(step, numbers, table, widths, row, t)
+    _norm(step, numbers, table, widths, starts[starts.size - 1])

@@ -261,6 +261,15 @@ def test_what_lies_behind_a_row_does_not_count(int8, n, beyond, seed):
     assert np.array_equal(terms[:, :1], clean[1]) and np.array_equal(terms[:, 1:2], clean[2])
 
 
+@given(st.integers(1, 9), WIDTHS, SEEDS)
+def test_rows_quantized_together_have_the_bytes_of_each_alone(int8, rows, n, seed):
+    x = np.random.default_rng(seed).standard_normal((rows, n)).astype(np.float32)
+    together = quantized(int8, x, 0)
+    alone = [quantized(int8, row[None], 0) for row in x]
+    for whole, parts in zip(together, zip(*alone, strict=True), strict=True):
+        assert np.array_equal(whole, np.concatenate(parts))
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_does_not_become_one(int8, value):
     """A row with NaN or infinity in it has a scale of NaN, and so do all products of it; other rows are not touched."""

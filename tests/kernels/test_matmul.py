@@ -86,6 +86,23 @@ def test_layer_norm(matmul, channels):
         assert (memory[:64] == 12345).all() and (memory[-64:] == 12345).all()
 
 
+@pytest.mark.parametrize("channels", [1, 20, 384])
+def test_rows_normalized_together_have_the_bits_of_each_alone(matmul, channels):
+    from minibi.kernels.norm import layer_norm
+
+    width = -(-channels // 16) * 16
+    rng = np.random.default_rng(channels)
+    gamma, beta = rng.standard_normal((2, width)).astype(np.float32)
+    for rows in range(1, 10):
+        x = rng.standard_normal((rows, width)).astype(np.float32) * 10.0 ** rng.integers(-3, 4, (rows, 1), np.int64)
+        x[rng.integers(rows), 0] = np.inf  # what becomes of one row does not reach another
+        x = x.astype(np.float32)
+        alone = [row[None].copy() for row in x]
+        for row in [x, *alone]:
+            layer_norm(row, channels, gamma, beta, np.float32(1e-12))
+        assert np.array_equal(x[:, :channels], np.concatenate(alone)[:, :channels], equal_nan=True)
+
+
 def test_layer_norm_of_a_constant_row_is_beta(matmul):
     from minibi.kernels.norm import layer_norm
 
