@@ -138,8 +138,9 @@ def scaling(works: list[Workload], ours: dict[str, Minibi], threads: int, rounds
     from .roofline import Burners
 
     results = []
+    alone = [work.first() for work in works if not work.pairs and len(work.texts) > 1]  # one text, shared by threads
     with Burners(threads) as burners:
-        for work in works:
+        for work in [*works, *alone]:
             say(f"{work.name}: 1 and {threads} threads, {rounds} rounds")
             runs = {"burn 1": lambda: burners.run(1), f"burn {threads}": lambda: burners.run(threads)}
             for compute, model in ours.items():
@@ -156,7 +157,7 @@ def scaling(works: list[Workload], ours: dict[str, Minibi], threads: int, rounds
                         "gain": Ratio.of(gain),
                         "ceiling": Ratio.of(ceiling),
                         "share": ratio(gain, ceiling),
-                        "goal": SHARES["threads"].get(compute),
+                        "goal": SHARES["threads"].get(compute) if len(work.texts) > 1 else None,
                     }
                 )
     return results

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 from pathlib import Path
 
@@ -38,6 +38,10 @@ class Workload:
     @property
     def tokens(self) -> int:
         return sum(self.lengths)
+
+    def first(self) -> Workload:
+        """The first text by itself."""
+        return replace(self, name=f"one of {self.name}", texts=self.texts[:1], ids=self.ids[:1], types=self.types[:1])
 
 
 class Cutter:

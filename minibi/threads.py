@@ -18,6 +18,8 @@ from .environment import thread_count
 A = TypeVar("A")
 B = TypeVar("B")
 
+PAUSE = 1e-4  # seconds: where kernels of several threads wait for one that was held up in the middle of its work
+
 _pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
 _lock = threading.Lock()
 _here = threading.local()  # .worker: whether this thread is one of a pool's

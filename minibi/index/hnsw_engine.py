@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..environment import plain_kernels
 from ..hashing import mixed
 from ..shapes import Floats, Ints, aligned, aligned_copy, writeable
-from ..threads import on_each
+from ..threads import PAUSE, on_each
 from .codes import Codes, Floating, signs
 from .contract import View
 
@@ -21,7 +21,6 @@ MAX_LEVEL = 30
 SAMPLE = 128  # rows that a search may choose its beginning from
 WALKS = 6  # queries that one thread walks for in turns
 FEW_ROWS, FEW_QUERIES = 12, 64  # not worth a second thread
-PAUSE = 1e-4  # seconds, where others are waited for
 MOST_QUERIES = 16384  # at once: whoever interrupts a search will not wait for more
 NEIGHBOURS_OF_REMOVED = 511  # candidates for the new links of a row some of whose neighbours were removed
 _local = threading.local()

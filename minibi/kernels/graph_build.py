@@ -25,6 +25,7 @@ from .walk import LEVEL, REST, SIZE, STAGE, TASK, advance, begin, enter_layer, f
 TOGETHER = 16  # lists of links that a thread takes at once
 TAKEN, FOUND, LISTS, LINKING, LINKED = range(5)  # of a batch: rows taken and done, 1 + lists, lists taken and done
 COUNTERS = 8  # a line of memory
+PATIENCE = 1_000_000  # looks at what others have done, a few milliseconds
 
 
 @kernel
@@ -97,11 +98,11 @@ def insert(rows, graph, kin, ends, entries, root, m, ef, live, walks, queries, b
         if _find_neighbours(rows, graph, entries[b], root, first, last, m, ef, live, walks, queries, scratch, counters):
             _adopt(rows, graph.links, first, last, m, kin)
             take(counters + 8 * LISTS, 1 + _group(graph, kin[0], first, last, m, places, gains))
-        if not waited_for(counters + 8 * LISTS, 1):
+        if not waited_for(counters + 8 * LISTS, 1, PATIENCE):
             return False
         lists = take(counters + 8 * LISTS, 0) - 1
         _link_back(rows, graph, lists, gains, kin[0], scratch, counters)
-        if not waited_for(counters + 8 * LINKED, lists):
+        if not waited_for(counters + 8 * LINKED, lists, PATIENCE):
             return False
     return True
 

@@ -223,15 +223,14 @@ def quantize_at(x, stride, rows, n, channel, codes, width, terms):
 
 
 @kernel
-def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind, out, width):
-    """out [rows, width] = activation(x @ w + bias) or + residual, from the bytes of x and `pack8` of w. Addresses.
-
-    lda: bytes from row to row of the codes; k: a multiple of four.
+def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind, out, width, begin, end):
+    """Columns `begin` to `end`, multiples of PANEL, of out [rows, width] = activation(x @ w + bias) or + residual, from
+    the bytes of x and `pack8` of w. Addresses. lda: bytes from row to row of the codes; k: a multiple of four.
     """
     tiles = tile_count(rows)
     stride = 4 * PANEL // tiles
     first = kind if at_once(kind) else NONE
-    for n in range(0, width, PANEL):
+    for n in range(begin, end, PANEL):
         panel = panels + n * k
         ahead = panel + PANEL * k  # the next panel, a part of it with each tile
         m = 0
@@ -246,7 +245,8 @@ def linear8_at(codes, lda, terms, rows, k, panels, columns, bias, residual, kind
             m += count
             ahead += k // 4 * stride
     if not at_once(kind):
-        activate(kind, out, rows * width)
+        for m in range(rows):
+            activate(kind, out + 4 * (m * width + begin), end - begin)
 
 
 @kernel
@@ -261,5 +261,5 @@ def linear8(codes, terms, k, panels, columns, bias, residual, kind, out):
     """`linear8_at` on arrays: codes [T, P], of which the first k columns count."""
     linear8_at(
         address(codes), codes.shape[1], address(terms), codes.shape[0], k, address(panels), address(columns),
-        address(bias), address(residual), kind, address(out), out.shape[1],
+        address(bias), address(residual), kind, address(out), out.shape[1], 0, out.shape[1],
     )  # fmt: skip

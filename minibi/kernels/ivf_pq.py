@@ -59,7 +59,7 @@ def multiply(x, lda, rows, k, panels, bias, out, width):
         for first in range(0, width, PANEL):
             _one_row(x, panels + 4 * first * k, k, out + 4 * first, bias + 4 * first)
     else:
-        linear_at(x, lda, rows, k, panels, False, bias, out, NONE, out, width, 0)
+        linear_at(x, lda, rows, k, panels, False, bias, out, NONE, out, width, 0, width, 0)
 
 
 @kernel

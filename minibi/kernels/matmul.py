@@ -229,19 +229,19 @@ multiply_panel = tile(VECTORS)
 
 
 @kernel
-def linear_at(x, lda, rows, k, panels, halves, bias, residual, kind, out, width, scratch):
-    """out [rows, width] = activation(x [rows, k] @ w + bias) or + residual [rows, width]. All are addresses.
+def linear_at(x, lda, rows, k, panels, halves, bias, residual, kind, out, width, begin, end, scratch):
+    """Columns `begin` to `end` of out [rows, width] = activation(x [rows, k] @ w + bias) or + residual [rows, width].
 
-    lda: bytes from row to row of x. `panels` comes from `pack` (halves: of float16), width is that of all panels
-    together; bias has as many elements, `kind` is one of the codes above, `residual` is read only for RESIDUAL.
-    scratch: k * PANEL floats.
+    All are addresses. lda: bytes from row to row of x. `panels` comes from `pack` (halves: of float16), width is that
+    of all panels together, begin and end are multiples of PANEL; bias has `width` elements, `kind` is one of the codes
+    above, `residual` is read only for RESIDUAL. scratch: k * PANEL floats.
     """
     in_registers = halves and rows <= FEW_ROWS
     size = (2 if halves else 4) * PANEL
     tiles = tile_count(rows)
     stride = (size + tiles - 1) // tiles  # of the next panel, a part with each tile
     first = kind if at_once(kind) else NONE
-    for n in range(0, width, PANEL):
+    for n in range(begin, end, PANEL):
         panel = panels + (2 if halves else 4) * n * k
         ahead = panel + size * k
         m = 0
@@ -258,7 +258,8 @@ def linear_at(x, lda, rows, k, panels, halves, bias, residual, kind, out, width,
             if halves and not in_registers:
                 panel = scratch
     if not at_once(kind):
-        activate(kind, out, rows * width)
+        for m in range(rows):
+            activate(kind, out + 4 * (m * width + begin), end - begin)
 
 
 @kernel
@@ -268,6 +269,6 @@ def linear(x, panels, halves, bias, residual, kind, out):
     scratch = np.empty(k * PANEL if halves and rows > FEW_ROWS else PANEL, np.float32)
     linear_at(
         address(x), 4 * k, rows, k, address(panels), halves, address(bias), address(residual), kind, address(out),
-        out.shape[1], address(scratch),
+        out.shape[1], 0, out.shape[1], address(scratch),
     )  # fmt: skip
     scratch[0] = 0  # used to the end, or Numba would free it while its address is in use

@@ -14,8 +14,6 @@ from .cache import inline
 
 ADDRESS = types.intp
 
-PATIENCE = 1_000_000  # looks at a counter
-
 
 def _reader(number: Any, kind: Any, align: int) -> Any:
     @intrinsic
@@ -58,14 +56,26 @@ def take(typing_context, address, many):
     return types.int64(ADDRESS, types.int64), generate
 
 
+@intrinsic
+def take_this(typing_context, address, number):
+    """Raises a counter as `take` does by one, but only if it stands at `number`; whether it did."""
+
+    def generate(context, builder, signature, args):
+        place = builder.inttoptr(args[0], simd.ir.PointerType(simd.i64))
+        found = builder.cmpxchg(place, args[1], builder.add(args[1], simd.i64(1)), "acq_rel", "monotonic")
+        return builder.extract_value(found, 1)
+
+    return types.boolean(ADDRESS, types.int64), generate
+
+
 @inline
-def waited_for(counter, goal):
-    """Waits until others have raised a counter (int64, at an address) to `goal`, a few milliseconds at most; whether
-    they have."""
+def waited_for(counter, goal, patience):
+    """Waits until others have raised a counter (int64, at an address) to `goal`, for so many looks at it at most (a
+    million take a few milliseconds); whether they have."""
     looks = 0
-    while take(counter, 0) < goal and looks < PATIENCE:
+    while take(counter, 0) < goal and looks < patience:
         looks += 1
-    return looks < PATIENCE
+    return looks < patience
 
 
 @inline

@@ -197,10 +197,10 @@ class BiEncoder:
         skip = self._prompt_tokens(prefix)
         first_only = not want_states and not skip and self.modules.pooling.modes == ("cls",)
 
-        def work(batch: Batch) -> Sequence[Floats]:
+        def work(batch: Batch, threads: int) -> Sequence[Floats]:
             if first_only:
-                return self._after(self._runner.states(batch, first_only=True))
-            h = self._runner.states(batch)
+                return self._after(self._runner.states(batch, True, threads))
+            h = self._runner.states(batch, False, threads)
             return np.split(h, batch.starts[1:-1]) if want_states else self._vectors(h, batch, skip)
 
         results = run_batches(

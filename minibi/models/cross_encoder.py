@@ -136,8 +136,8 @@ class CrossEncoder:
             query, documents, top_k, return_documents,
         )  # fmt: skip
 
-    def _logits(self, batch: Batch) -> Floats:
+    def _logits(self, batch: Batch, threads: int = 1) -> Floats:
         """[B, labels] from the first token's last state: dense, tanh, classifier."""
-        first = self._runner.states(batch, first_only=True)  # (T,) -> (B, C)
+        first = self._runner.states(batch, True, threads)  # (T,) -> (B, C)
         pooled = self._runner.ops.linear_tanh(first, self._pooler_w, self._pooler_b)
         return self._runner.ops.linear(pooled, self._classifier_w, self._classifier_b)

@@ -225,20 +225,20 @@ class LateInteraction:
             out.append((whole, (np.arange(len(whole)) >= len(ids)).astype(np.int32)))
         return out
 
-    def _query_vectors(self, batch: Batch) -> list[Floats]:
+    def _query_vectors(self, batch: Batch, threads: int) -> list[Floats]:
         plain = Batch(batch.ids, np.zeros_like(batch.types), batch.starts)
         if self.settings.attend_to_expansion_tokens or not batch.types.any():
-            h = self._runner.states(plain)
+            h = self._runner.states(plain, False, threads)
         else:
             words = np.add.reduceat(1 - batch.types, batch.starts[:-1]).astype(np.int64)
             ops = FirstKeys(self._runner.ops, batch.starts, words)
             h = bert.forward(ops, self._runner.params, self.config, plain)
         return np.split(self._project(h), batch.starts[1:-1])
 
-    def _document_vectors(self, batch: Batch) -> list[Floats]:
+    def _document_vectors(self, batch: Batch, threads: int) -> list[Floats]:
         kept = ~np.isin(batch.ids, self._skipped)
         bounds = np.concatenate([[0], np.cumsum(kept)])[batch.starts]
-        return np.split(self._project(self._runner.states(batch)[kept]), bounds[1:-1])
+        return np.split(self._project(self._runner.states(batch, False, threads)[kept]), bounds[1:-1])
 
     def _project(self, h: Floats) -> Floats:
         """States [T, C] -> token vectors [T, dim] of length one, each row by itself."""

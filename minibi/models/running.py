@@ -37,15 +37,18 @@ class Runner:
         self.params = bert.read_params(tensors, config, self.ops, where, compute)
         self._programs: dict[bool, Any] = {}
 
-    def states(self, batch: Batch, first_only: bool = False) -> Floats:
-        """The last layer's states [T, C], or [B, C] of each text's first token; the same bits either way."""
+    def states(self, batch: Batch, first_only: bool = False, threads: int = 1) -> Floats:
+        """The last layer's states [T, C], or [B, C] of each text's first token; the same bits either way.
+
+        threads: of which a single text may make use.
+        """
         if self.ops.name == "plain" or not len(batch.ids):
             h = bert.forward(self.ops, self.params, self.config, batch)
             return self.ops.first_rows(h, batch.starts) if first_only else h
         bert.check_lengths(batch, self.config)
         if first_only not in self._programs:
             self._programs[first_only] = self._record(first_only)
-        return self._programs[first_only].run(batch.ids, batch.types, batch.starts)
+        return self._programs[first_only].run(batch.ids, batch.types, batch.starts, threads)
 
     def _record(self, first_only: bool) -> Any:
         from ..nn.replay import Program, Recorder
@@ -68,7 +71,7 @@ def interpreter() -> Any:
 
 def run_batches(
     ids: Sequence[Tokens],
-    work: Callable[[Batch], Sequence[Any]],
+    work: Callable[[Batch, int], Sequence[Any]],
     *,
     types: Sequence[Tokens] | None = None,
     batch_size: int | None = None,
@@ -79,7 +82,7 @@ def run_batches(
     progress: Callable[[int], object] | None = None,
     into: NDArray[Any] | None = None,
 ) -> list[Any] | NDArray[Any]:
-    """`work` on packed batches of similar lengths; its results, one per token list, in the order of `ids`.
+    """`work(batch, its threads)` on packed batches of similar lengths; its results, one per token list, in their order.
 
     batch_size, token_budget: at most so many texts and tokens in a batch. at_once: the tokens that a model likes best.
     progress: told the tokens of each batch when it is done. into: an array for the results, instead of a list.
@@ -92,7 +95,7 @@ def run_batches(
     results: list[Any] | NDArray[Any] = [None] * len(ids) if into is None else into
 
     if len(ids) == 1:  # a single query goes straight through
-        results[0] = work(pack(ids, types))[0]
+        results[0] = work(pack(ids, types), threads)[0]
         if progress:
             progress(lengths[0])
         return results
@@ -107,7 +110,7 @@ def run_batches(
             yield rows, pack([ids[i] for i in rows], None if types is None else [types[i] for i in rows])
 
     def run(job: tuple[NDArray[np.int64], Batch]) -> tuple[NDArray[np.int64], Batch, Sequence[Any]]:
-        return *job, work(job[1])
+        return *job, work(job[1], 1)
 
     with _bar(sum(lengths), show_progress_bar) as bar:
         for rows, batch, out in parallel_map(run, jobs(), threads):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass, field
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..kernels import attention, attention16, int8, matmul
 from ..kernels import program as op
 from ..kernels.simd import LANES
 from ..shapes import Floats, Ints, aligned
+from ..threads import PAUSE, on_each
 from .fused import Packed, PackedBytes
 from .memory import empty
 
@@ -214,6 +216,9 @@ class _Memory:
     scratch: Floats
 
 
+_ALONE = np.zeros(16, np.int64)
+
+
 @dataclass
 class Program:
     """A recorded forward pass; `result` is where it ends."""
@@ -222,7 +227,9 @@ class Program:
     result: Value
     heads: tuple[int, int]  # of the attention: how many, how wide
     at_once: int = 512  # tokens that go through all layers together: their activations should stay in cache
+    worth_sharing: float = 4e7  # multiplications of float32 for one text: half a millisecond, ten times a thread's call
     _threads: threading.local = field(default_factory=threading.local)
+    _sharing: threading.Lock = field(default_factory=threading.Lock)  # many texts at once: each on its own thread
 
     def __post_init__(self) -> None:
         r = self.recorder
@@ -230,17 +237,50 @@ class Program:
         self._numbers = np.array(r.numbers, np.float32)
         self._widths = np.array([o if isinstance(o, int) else o.itemsize * o.shape[-1] for o in r.operands], np.int64)
         self._deepest = int(self._steps[:, op.K].max(initial=1))
+        products = (self._steps[:, op.K] * self._steps[:, op.WIDTH]).astype(float)
+        kinds = self._steps[:, op.OP]
+        self._work = float(products[kinds == op.LINEAR].sum() + products[kinds == op.LINEAR8].sum() / 3)
 
-    def run(self, ids: NDArray[np.int32], types: NDArray[np.int32], starts: Ints) -> Floats:
-        """The result on a packed batch: [T, C], or [B, C] if it was recorded for the first tokens alone."""
+    def run(self, ids: NDArray[np.int32], types: NDArray[np.int32], starts: Ints, threads: int = 1) -> Floats:
+        """The result on a packed batch: [T, C], or [B, C] if it was recorded for the first tokens alone.
+
+        threads: of which a single text may make use; the bits are the same.
+        """
         longest = len(ids) if len(starts) == 2 else int(np.diff(starts).max())
+        shared = threads > 1 and len(starts) == 2 and len(ids) * self._work >= self.worth_sharing
+        if shared and self._sharing.acquire(blocking=False):
+            try:
+                return self._run_shared(ids, types, starts, threads)
+            finally:
+                self._sharing.release()
         memory = self._memory(min(len(ids), max(self.at_once, longest)), min(len(starts) - 1, self.at_once), longest)
         out = empty((len(starts) - 1 if self.result.per_text else len(ids), self.result.channels))
-        op.run_parts(
-            self._steps, self._numbers, memory.table, self._widths, ids, types, starts, memory.scratch, self.at_once,
-            self.result.place, out,
-        )  # fmt: skip
+        self._forward(memory.table, ids, types, starts, memory.scratch, out, 1, _ALONE)
         return out
+
+    def _run_shared(self, ids: NDArray[np.int32], types: NDArray[np.int32], starts: Ints, threads: int) -> Floats:
+        """One text by several threads in the memory of the calling one, each with scratch of its own."""
+        memory = self._memory(len(ids), 1, len(ids))
+        counters = np.zeros(16, np.int64)
+
+        out = empty((1 if self.result.per_text else len(ids), self.result.channels))
+
+        def some() -> None:
+            scratch = self._memory(len(ids), 1, len(ids)).scratch
+            while not self._forward(memory.table, ids, types, starts, scratch, out, threads, counters):
+                sleep(PAUSE)  # a thread was held up in the middle of its work
+
+        on_each(some, threads)
+        begin = memory.table[self.result.place] - memory.arena.ctypes.data
+        states = memory.arena[begin : begin + 4 * self.result.width * len(out)].view(np.float32)
+        out[:] = states.reshape(len(out), self.result.width)[:, : self.result.channels]
+        return out
+
+    def _forward(
+        self, table: Ints, ids: Any, types: Any, starts: Ints, scratch: Floats, out: Floats, *way: Any
+    ) -> bool:
+        batch = (ids, types, starts, scratch, self.at_once, self.result.place, out)
+        return bool(op.forward(self._steps, self._numbers, table, self._widths, *batch, *way))
 
     def _memory(self, tokens: int, texts: int, longest: int) -> _Memory:
         memory: _Memory | None = getattr(self._threads, "memory", None)

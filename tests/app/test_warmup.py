@@ -79,7 +79,7 @@ def test_a_fresh_cache_gets_the_kernels(warm_cache):
     cache, _ = warm_cache
     assert {f.suffix for f in (cache / "kernels").iterdir()} == {".nbi", ".nbc"}
     assert (cache / "kernels").stat().st_mode & 0o777 == 0o700
-    for kernel in ("program.run", "int8.linear8", "matmul.linear", "graph_search.search", "sieve.finish"):
+    for kernel in ("program.forward", "int8.linear8", "matmul.linear", "graph_search.search", "sieve.finish"):
         assert any(name.startswith(kernel) for name in contents(cache)), kernel
 
 

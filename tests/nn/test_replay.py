@@ -44,7 +44,8 @@ class Model:
 
         recorder = Recorder()
         result = bert.layers(recorder, self.params, self.config, None, None, None, None, None, first_only)
-        return Program(recorder, result, (self.config.heads, self.config.channels // self.config.heads))
+        heads = (self.config.heads, self.config.channels // self.config.heads)
+        return Program(recorder, result, heads, worth_sharing=0)
 
     def eager(self, batch, first_only=False):
         inputs = (batch.ids, batch.types, batch.positions(), batch.starts)
@@ -100,6 +101,12 @@ def check(model, batch):
     first = model.replayed(batch, first_only=True)
     assert first.dtype == np.float32 and first.flags.c_contiguous and np.array_equal(first, h[batch.starts[:-1]])
     assert np.array_equal(first, model.eager(batch, first_only=True))
+    shared = batch if len(batch) == 1 else pack([batch.ids[: batch.starts[1]]], [batch.types[: batch.starts[1]]])
+    for threads in (2, 3):  # of which a single text makes use
+        found = model.programs[False].run(shared.ids, shared.types, shared.starts, threads)
+        assert found.flags.c_contiguous and np.array_equal(found, h[: len(shared.ids)])
+        found = model.programs[True].run(shared.ids, shared.types, shared.starts, threads)
+        assert np.array_equal(found, h[:1])
 
 
 @settings(max_examples=15)
@@ -291,9 +298,9 @@ def test_no_value_is_overwritten_while_it_is_held(fused, steps, lengths, first_o
 
     expected = model(fused, batch.ids, batch.types, batch.positions(), batch.starts)
     recorder = Recorder()
-    program = Program(recorder, model(recorder, None, None, None, None), (heads, c // heads))
-    for _ in range(2):
-        assert np.array_equal(program.run(batch.ids, batch.types, batch.starts), expected)
+    program = Program(recorder, model(recorder, None, None, None, None), (heads, c // heads), worth_sharing=0)
+    for threads in (1, 2, 5, 1):
+        assert np.array_equal(program.run(batch.ids, batch.types, batch.starts, threads), expected)
         for _ in poisons(program._threads.memory):
             pass
 
@@ -329,7 +336,8 @@ def test_every_thread_has_memory_of_its_own(int8_model):
         wrong = 0
         for i in np.random.default_rng(seed).integers(0, len(batches), 60).tolist():
             batch = batches[i]
-            wrong += not np.array_equal(program.run(batch.ids, batch.types, batch.starts), expected[i])
+            found = program.run(batch.ids, batch.types, batch.starts, 1 + i % 3)  # a single text: the first to ask
+            wrong += not np.array_equal(found, expected[i])
         memory = program._threads.memory
         gate.wait(30)
         return wrong, memory.arena.ctypes.data, memory.arena.size
@@ -339,6 +347,45 @@ def test_every_thread_has_memory_of_its_own(int8_model):
     assert [wrong for wrong, *_ in done] == [0] * 8
     places = sorted((start, start + size) for _, start, size in done)
     assert all(end <= following for (_, end), (following, _) in pairwise(places)), "no two threads share a byte"
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_a_thread_held_up_in_the_middle_of_a_text_is_waited_for(minilm, parts):
+    """It has taken the first piece; the other does what it can, comes back to say that it waits, and goes on."""
+    program, batch = minilm.program(), minilm.batch([30])
+    memory, counters = program._memory(30, 1, 30), np.zeros(16, np.int64)
+    inputs = (memory.table, batch.ids, batch.types, batch.starts, memory.scratch, np.empty((0, 0), np.float32))
+    memory.arena[:] = 255
+    counters[0] = 1
+    for _ in range(2):
+        assert not program._forward(*inputs, parts, counters)
+        assert counters[[0, 8]].tolist() == [parts, parts - 1], "the first operation, all but what the other has taken"
+    steps, program._steps = program._steps, program._steps[:1]
+    program._forward(*inputs, 1, counters)  # the first operation, whole
+    program._steps = steps
+    counters[8] += 1
+    assert program._forward(*inputs, parts, counters)
+    assert counters[[0, 8]].tolist() == [parts * len(steps)] * 2
+    place = memory.table[program.result.place] - memory.arena.ctypes.data
+    states = memory.arena[place:][: 4 * 30 * program.result.width].view(np.float32).reshape(30, -1)
+    assert np.array_equal(states[:, : program.result.channels], minilm.eager(batch))
+
+
+def test_an_interrupted_text_leaves_nobody_waiting(minilm, monkeypatch):
+    """Whoever is interrupted between two looks holds no piece: the others come to an end."""
+    program, batch = minilm.program(), minilm.batch([30])
+    forward, main = program._forward, threading.current_thread()
+
+    def interrupted(*args):
+        if threading.current_thread() is main:
+            raise KeyboardInterrupt
+        return forward(*args)
+
+    for _ in range(20):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(program, "_forward", interrupted)
+            program.run(batch.ids, batch.types, batch.starts, 3)
+        assert np.array_equal(program.run(batch.ids, batch.types, batch.starts, 3), minilm.eager(batch))
 
 
 def test_threads_that_are_gone_leave_no_memory(int8_model):
