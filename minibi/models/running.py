@@ -102,12 +102,13 @@ def run_batches(
 
     def jobs() -> Iterator[tuple[NDArray[np.int64], Batch]]:
         groups = plan(lengths, tokens=token_budget or at_once, texts=batch_size)
-        parts = 1 if token_budget or batch_size else PARTS
-        if threads > 1:
-            parts = max(1, min(parts, len(groups) // (16 * threads)))  # or some threads would wait for the last
-        for first in range(0, len(groups), parts):
+        most = 1 if token_budget or batch_size else PARTS
+        first = 0
+        while first < len(groups):  # less and less at a time, so that at the end no thread waits long for another
+            parts = most if threads == 1 else max(1, min(most, (len(groups) - first) // (8 * threads)))
             rows = np.concatenate(groups[first : first + parts])
             yield rows, pack([ids[i] for i in rows], None if types is None else [types[i] for i in rows])
+            first += parts
 
     def run(job: tuple[NDArray[np.int64], Batch]) -> tuple[NDArray[np.int64], Batch, Sequence[Any]]:
         return *job, work(job[1], 1)
