@@ -22,6 +22,7 @@ import math
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -81,20 +82,20 @@ assert np.allclose(three_loops(tiny_a, tiny_b), a[:12, :24] @ b[:24, :16], atol=
 clock = time.process_time if os.name == "posix" else time.perf_counter  # elsewhere it is too coarse for this
 
 
-def in_turns(contenders: dict[str, Callable[[], object]], rounds: int = 7, seconds: float = 0.005) -> dict:
+def in_turns(contenders: dict[str, Callable[[], object]], rounds: int = 7, seconds: float = 0.005, now=clock) -> dict:
     """Seconds per call of each contender, one figure per round. A short call is repeated for about `seconds`."""
     calls, times = {}, {name: [] for name in contenders}
     for name, call in contenders.items():
         call()  # compiles
-        begin = clock()
+        begin = now()
         call()
-        calls[name] = 1 + int(seconds / max(clock() - begin, 1e-7))
+        calls[name] = 1 + int(seconds / max(now() - begin, 1e-7))
     for _ in range(rounds):
         for name, call in contenders.items():
-            begin = clock()
+            begin = now()
             for _ in range(calls[name]):
                 call()
-            times[name].append(max(clock() - begin, 1e-9) / calls[name])
+            times[name].append(max(now() - begin, 1e-9) / calls[name])
     return {name: np.array(values) for name, values in times.items()}
 
 
@@ -930,6 +931,7 @@ print("nanoseconds per number: ", ",  ".join(f"{n} {np.median(t) / x.size * 1e9:
 
 # %%
 from minibi import BiEncoder
+from minibi.environment import thread_count
 from minibi.kernels import int8
 from minibi.models import bert
 from minibi.nn import fused, plain
@@ -1290,7 +1292,7 @@ plt.show()
 # %%
 from minibi.kernels import program
 
-show_source(bert.layers, Recorder.linear_add_norm, program.run)
+show_source(bert.layers, Recorder.linear_add_norm, program.run, program.perform)
 
 known = ("EMBED", "NORM", "LINEAR", "QUANTIZE", "LINEAR8", "ATTEND", "ATTEND16")
 names = {getattr(program, name): name for name in known}
@@ -1319,6 +1321,25 @@ for name in ("float16", "bytes"):
     print(
         f"{name}, 9 tokens: {slow:.2f} ms verb by verb, {fast:.2f} ms replayed; the difference is {slow - fast:.2f} ms"
     )
+
+# %% [markdown]
+# ### Many hands
+#
+# Many texts go to many threads whole. One long text need not wait on a single one: what `perform` does can be cut into
+# `parts` by columns, rows or heads, and no number in one part depends on another of the same operation. Threads take
+# the next part from a counter; the one condition is that all parts of the operation before are done
+# (`program.run_shared`). A thread that comes late finds less to do, and the bits are those of one.
+
+# %%
+count = min(2, thread_count())
+for name in ("float16", "bytes"):
+    for tokens in (9, 96):
+        one, batch = runners[name], batches[tokens]
+        assert np.array_equal(one.states(batch), one.states(batch, threads=count))
+        by_threads = {t: partial(one.states, batch, threads=t) for t in {1, count}}
+        shared = in_turns(by_threads, rounds=9, now=time.perf_counter)  # here the clock on the wall is what counts
+        gain = np.median(shared[1]) / np.median(shared[count])
+        print(f"{name}, one text of {tokens} tokens on {count} threads: {gain:.1f} times as fast")
 
 # %% [markdown]
 # Finally the whole lesson in one picture: the product of part 2, and the model on 9 and on 96 tokens. (Its weights, 10

@@ -1,7 +1,8 @@
 """A whole forward pass in one call: a recorded sequence of operations, replayed without Python in between.
 
 A program is a table of int64, one row an operation; a row names its operands by their place in a table of addresses, so
-the same program runs on every thread with that thread's own memory. `minibi.nn.replay` records programs.
+the same program runs on every thread with that thread's own memory. Or several threads share a text's memory, and each
+does parts of every operation. `minibi.nn.replay` records programs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def run(program, numbers, table, widths, ids, types, starts, scratch):
     bytes from row to row of each. ids, types int32 [T]; starts int64 [B+1]. scratch: memory for the operations.
     """
     for i in range(program.shape[0]):
-        _do(program[i], numbers, table, widths, ids, types, starts, address(scratch), 0, 1)
+        perform(program[i], numbers, table, widths, ids, types, starts, address(scratch), 0, 1)
 
 
 @inline
@@ -55,7 +56,7 @@ def run_shared(program, numbers, table, widths, ids, types, starts, scratch, par
             return False
         if take_this(taken, piece):
             step = program[piece // parts]
-            _do(step, numbers, table, widths, ids, types, starts, address(scratch), piece - before, parts)
+            perform(step, numbers, table, widths, ids, types, starts, address(scratch), piece - before, parts)
             take(done, 1)
 
 
@@ -66,8 +67,8 @@ def _share(count, part, parts):
 
 
 @kernel
-def _do(step, numbers, table, widths, ids, types, starts, memory, part, parts):
-    """One operation, or one of `parts` of it."""
+def perform(step, numbers, table, widths, ids, types, starts, memory, part, parts):
+    """One operation, or one of `parts` of it: some of its columns, rows or heads."""
     op = step[OP]
     rows = np.int64(starts.size - 1 if step[PER_TEXT] else ids.size)
     x, out = table[step[X]], table[step[OUT]]
