@@ -481,7 +481,7 @@ verbs = SimpleNamespace(**{**vars(fused), "attention_weights": lambda q, k, star
 fast_params = bert.read_params(stored, config, fused)
 
 
-def pool_every_depth(batch: Batch) -> np.ndarray:
+def pool_every_depth(batch: Batch, threads: int) -> np.ndarray:
     """[B, L + 1, C]: the mean state of each text after 0, 1, ..., L layers."""
     study = bert.Study()
     bert.forward(verbs, fast_params, config, batch, study)
